@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reshard/base/expected.h"
+#include "reshard/base/index.h"
+
+namespace reshard::comm {
+
+/// A transfer under way. Destroying one that is not done is a bug.
+class Request {
+ public:
+  virtual ~Request() = default;
+  virtual bool test() = 0;  ///< true once the buffer may be reused
+};
+
+/// The ranks of the job. All calls come from one thread per rank. Implementations: MPI, one process alone, and virtual
+/// ranks (threads of one process) for tests.
+class Comm {
+ public:
+  virtual ~Comm() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Index of this rank on its node, ranks on the node, number of the node.
+  virtual int local_rank() const = 0;
+  virtual int local_size() const = 0;
+  virtual std::vector<int> node_of_ranks() const = 0;
+
+  virtual void barrier() = 0;                                                       ///< collective
+  virtual void broadcast(std::string& bytes, int root) = 0;                         ///< collective; any length
+  virtual std::vector<std::string> all_gather(const std::string& bytes) = 0;        ///< collective; any lengths
+  virtual void sum(std::span<std::uint64_t> values) = 0;                            ///< collective, modulo 2^64, on all ranks
+  virtual void maximum(std::span<std::int64_t> values) = 0;                         ///< collective, on all ranks
+
+  /// Byte transfers of any length (split below 1 GiB); matched per peer and tag in order. Local.
+  virtual std::unique_ptr<Request> send(std::span<const std::byte> bytes, int peer, int tag) = 0;
+  virtual std::unique_ptr<Request> receive(std::span<std::byte> bytes, int peer, int tag) = 0;
+  /// Element-wise maximum of `values` over all ranks, in place, without waiting. Collective in order of calls.
+  virtual std::unique_ptr<Request> start_maximum(std::span<std::int64_t> values) = 0;
+  /// Ends the job from one rank when nothing else can: prints `message`, never returns.
+  [[noreturn]] virtual void abort(Code code, const std::string& message) = 0;
+};
+
+/// Agreement at the end of a phase: if any rank holds an error, all get that of the lowest such rank, with its rank number
+/// in front when there are several ranks. Collective.
+Status agree(Comm& comm, Status status);
+
+std::unique_ptr<Comm> make_self_comm();
+/// MPI_COMM_WORLD, initialised here (FUNNELED) and finalised by the destructor. Refuses (usage) when the launcher started
+/// several tasks but MPI sees one rank (srun with the wrong --mpi).
+Expected<std::unique_ptr<Comm>> make_mpi_comm();
+/// Runs `body` on `size` virtual ranks, a thread each; returns when all have returned.
+void run_virtual_ranks(int size, const std::function<void(Comm&)>& body);
+
+}  // namespace reshard::comm

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reshard/base/expected.h"
+#include "reshard/comm/comm.h"
+#include "reshard/io/file.h"
+#include "reshard/plan/round.h"
+
+namespace reshard::exec {
+
+/// Opens source files by number, on first use; keeps a bounded number open. Thread-safe.
+class SourceFiles {
+ public:
+  virtual ~SourceFiles() = default;
+  virtual Expected<std::shared_ptr<io::Source>> open(std::uint32_t file) = 0;
+  virtual std::string path(std::uint32_t file) const = 0;  ///< for messages
+};
+
+/// Where the output of a round goes. `consume` is called once per write of a round, from I/O threads, any number at once;
+/// `output` is the round's whole output slot, `digests` has one value per copy of round.place (0 where none is counted).
+/// `finish` is called once, after the last consume. Local.
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual Status consume(const plan::Round& round, std::size_t write, std::span<const std::byte> output,
+                         std::span<const std::uint64_t> digests) = 0;
+  virtual Status finish() = 0;
+};
+
+/// What happens at this moment, for progress lines. Bytes of this rank.
+struct Progress {
+  Index bytes_read = 0, bytes_written = 0, rounds = 0;
+  /// Seconds that each stage's threads were busy, over the number of its threads.
+  double read_busy_s = 0, repack_busy_s = 0, exchange_busy_s = 0, write_busy_s = 0;
+};
+
+struct Options {
+  int io_threads = 4;      ///< per direction
+  int repack_threads = 1;
+  Index io_block_bytes = 8 * kMiB;
+  double agreement_timeout_s = 30;
+  /// Called about ten times a second on rank 0 with the sum over ranks. May be empty.
+  std::function<void(const Progress& all_ranks, double elapsed_s)> progress;
+};
+
+struct Outcome {
+  plan::Totals totals;                 ///< of this rank, counted as the bytes move
+  Progress busy;                       ///< of this rank
+  std::vector<std::uint64_t> digests;  ///< per line, of this rank's copies; sum over ranks for the whole
+};
+
+/// Runs a schedule: stages overlap over `depth` slots of each kind, allocated once. All ranks get the same outcome: if one
+/// fails, all stop within a round and return the error of the lowest failing rank. Collective.
+Expected<Outcome> execute(const plan::Schedule& schedule, SourceFiles& sources, Sink& sink, comm::Comm& comm, const Options& options);
+
+}  // namespace reshard::exec

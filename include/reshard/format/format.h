@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reshard/comm/comm.h"
+#include "reshard/container/container.h"
+#include "reshard/layout/layout.h"
+#include "reshard/model/library.h"
+#include "reshard/model/spec.h"
+
+namespace reshard::format {
+
+/// All headers of a checkpoint, as one table.
+struct Directory {
+  std::string root;                    ///< folder, or the file itself for one-file formats
+  std::vector<std::string> files;      ///< paths relative to root ("" for the file itself), of files that hold tensors
+  std::vector<io::Fingerprint> fingerprints;
+  std::vector<std::map<std::string, std::string>> metadata;  ///< per file
+  struct Entry {
+    container::Entry entry;
+    std::uint32_t file;
+  };
+  std::vector<Entry> entries;
+};
+
+/// Options about the source that change how it is understood.
+struct SourceOptions {
+  std::string from;            ///< format; empty: detect
+  std::string config_from;     ///< folder with config.json for a source that lacks one
+  std::string tokenizer_from;
+  Index vocab_size = 0;        ///< true vocabulary; 0: as the source says
+  Index step = -1;             ///< of a run directory
+  io::Follow follow = io::Follow::cache;
+  std::vector<std::string> passthrough;  ///< globs
+  std::vector<std::string> include, exclude;
+};
+
+/// A side file to carry or write.
+struct Sidecar {
+  std::string path;       ///< relative to the checkpoint
+  std::string copy_from;  ///< absolute path of the file to copy; empty: `text` is the content
+  std::string text;
+};
+
+/// What a format's probe finds out: headers and side files only, no weight.
+struct Probe {
+  model::Spec spec;
+  layout::Mesh mesh;
+  layout::Placement placement;
+  layout::Scope options;               ///< numbers for conditions of the table (rope_interleaved, ...)
+  Directory directory;
+  std::vector<Sidecar> carried;        ///< tokenizer, generation config and the like, as files to copy
+  std::vector<std::string> notes;      ///< for people, on stderr
+};
+
+/// Options about the target that change its bytes.
+struct TargetOptions {
+  layout::Mesh mesh;
+  std::string format_version;           ///< empty: the format's default
+  std::string dtype;                    ///< empty: keep
+  std::vector<std::string> keep_dtype;  ///< globs of target array names that keep the source's dtype
+  Index max_shard_size = 5'000'000'000;
+  Index vocab_multiple = 1;
+};
+
+/// How the target's table is to be instantiated.
+struct TargetChoice {
+  layout::Mesh mesh;
+  layout::Placement placement;
+  layout::Scope options;
+};
+
+/// A target file: which arrays of the layout go in, in order, and what else.
+struct TargetFile {
+  std::string path;                     ///< relative; "" if the target is one file
+  std::vector<std::uint32_t> arrays;    ///< of the layout, in the order of spec.items
+  container::FileSpec spec;
+};
+
+/// A format: four functions over its table in configs/format. Implementations hold no state.
+class Format {
+ public:
+  virtual ~Format() = default;
+  virtual std::string_view name() const = 0;
+  virtual bool one_file() const { return false; }
+  /// 0..1, by names and first bytes. Local.
+  virtual double detect(const std::string& path) const = 0;
+  /// Reads side files and headers (spread over at most 64 ranks). Errors (input). Collective.
+  virtual Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
+                                comm::Comm& comm) const = 0;
+  /// The form of a path by which predicted and found files are matched: "" where the file does not matter (HF), parts that
+  /// may differ cut out (Nanotron's pipeline rank). Pure.
+  virtual std::string file_key(const std::string& path) const { return path; }
+  /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is the
+  /// entry of array a. Errors (input). Local.
+  virtual Status check(const Probe& probe, const layout::Layout& layout, const std::vector<std::uint32_t>& locations) const;
+
+  /// Errors (usage): options that the format cannot follow, side file fields it cannot hold (those are warnings, in `notes`).
+  virtual Expected<TargetChoice> choose(const model::Spec& spec, const TargetOptions& options, std::vector<std::string>& notes) const = 0;
+  /// Groups the arrays of the layout into files. Pure.
+  virtual Expected<std::vector<TargetFile>> files(const layout::Layout& layout, const TargetOptions& options) const = 0;
+  /// Side files of the target: those written from the spec, then the carried ones it has a place for. `final_path` is
+  /// where the checkpoint will stand. Errors (usage). Local.
+  virtual Expected<std::vector<Sidecar>> sidecars(const model::Spec& spec, const layout::Layout& layout,
+                                                  const std::vector<TargetFile>& files, const TargetOptions& options,
+                                                  const std::vector<Sidecar>& carried, const std::string& final_path,
+                                                  std::vector<std::string>& notes) const = 0;
+};
+
+const Format* find(std::string_view name);
+std::vector<std::string_view> names();
+
+/// A source, described: headers read, layout predicted and reconciled with what is there.
+struct Checkpoint {
+  const Format* format = nullptr;
+  Probe probe;
+  std::shared_ptr<const layout::Canon> canon;
+  std::shared_ptr<const layout::Layout> layout;
+  /// Per array of the layout: its entry in probe.directory. Every array has one.
+  std::vector<std::uint32_t> locations;
+  std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded
+};
+
+/// Detects, probes, predicts and reconciles. Path forms: a folder, a file, `org/name[@rev]` in the Hugging Face cache,
+/// `synthetic:MODEL`. Errors (input): all differences between prediction and directory, the first few spelt out.
+/// Collective.
+Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options, const model::Library& library, comm::Comm& comm);
+
+/// A target, described: arrays in files at byte offsets.
+struct Target {
+  const Format* format = nullptr;
+  std::shared_ptr<const layout::Layout> layout;
+  std::vector<TargetFile> files;
+  std::vector<container::FileImage> images;
+  std::vector<std::uint32_t> file_of_array;
+  std::vector<Index> offset_of_array;  ///< bytes
+  std::vector<std::string> notes;
+};
+
+/// Errors (usage): a missing cell of family x format, a failed requirement, an impossible option. Pure but for scratch files.
+Expected<Target> describe_target(const Checkpoint& source, const std::string& format, const TargetOptions& options,
+                                 const model::Library& library);
+
+}  // namespace reshard::format

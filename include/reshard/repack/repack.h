@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "reshard/plan/round.h"
+
+namespace reshard::repack {
+
+/// Executes one copy between two buffers on the CPU: `src`, `dst` point at the slots, the copy's byte positions are added.
+/// If `copy.line` is set, the digest of the values as stored at the destination is added to `*digest` (modulo 2^64).
+/// Casts (bf16, f16, f32): round to nearest even by integer rules; NaN keeps its sign and top payload bits with the quiet bit
+/// set; infinities stay. Other dtypes are copied as bits; sub-byte types are copied in whole bytes. Local, thread-safe.
+void run(const plan::Copy& copy, const std::byte* src, std::byte* dst, std::uint64_t* digest);
+
+}  // namespace reshard::repack

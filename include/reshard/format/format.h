@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,10 +17,11 @@ namespace reshard::format {
 
 /// All headers of a checkpoint, as one table.
 struct Directory {
-  std::string root;                    ///< folder, or the file itself for one-file formats
-  std::vector<std::string> files;      ///< paths relative to root ("" for the file itself), of files that hold tensors
+  std::string root;                ///< folder, or the file itself for one-file formats
+  std::vector<std::string> files;  ///< paths relative to root ("" for the file itself), of files that hold tensors
   std::vector<io::Fingerprint> fingerprints;
   std::vector<std::map<std::string, std::string>> metadata;  ///< per file
+  std::map<std::string, std::string> inside;                 ///< side files that travel inside a one-file checkpoint
   struct Entry {
     container::Entry entry;
     std::uint32_t file;
@@ -29,14 +31,14 @@ struct Directory {
 
 /// Options about the source that change how it is understood.
 struct SourceOptions {
-  std::string from;            ///< format; empty: detect
-  std::string config_from;     ///< folder with config.json for a source that lacks one
+  std::string from;         ///< format; empty: detect
+  std::string config_from;  ///< folder with config.json for a source that lacks one
   std::string tokenizer_from;
-  Index vocab_size = 0;        ///< true vocabulary; 0: as the source says
-  Index step = -1;             ///< of a run directory
+  Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
+  Index step = -1;       ///< of a run directory
   io::Follow follow = io::Follow::cache;
-  std::vector<std::string> passthrough;  ///< globs
-  std::vector<std::string> include, exclude;
+  std::vector<std::string> passthrough;       ///< globs
+  std::vector<std::string> include, exclude;  ///< globs of stored names; what they leave out is not converted
 };
 
 /// A side file to carry or write.
@@ -51,10 +53,11 @@ struct Probe {
   model::Spec spec;
   layout::Mesh mesh;
   layout::Placement placement;
-  layout::Scope options;               ///< numbers for conditions of the table (rope_interleaved, ...)
+  layout::Scope options;  ///< numbers for conditions of the table (rope_interleaved, ...)
   Directory directory;
-  std::vector<Sidecar> carried;        ///< tokenizer, generation config and the like, as files to copy
-  std::vector<std::string> notes;      ///< for people, on stderr
+  std::vector<Sidecar> carried;    ///< tokenizer, generation config and the like
+  std::vector<std::string> notes;  ///< for people, on stderr
+  Index bytes_read = 0;            ///< of weights, to answer questions (are two arrays equal), over all ranks
 };
 
 /// Options about the target that change its bytes.
@@ -65,6 +68,9 @@ struct TargetOptions {
   std::vector<std::string> keep_dtype;  ///< globs of target array names that keep the source's dtype
   Index max_shard_size = 5'000'000'000;
   Index vocab_multiple = 1;
+  std::string final_path;  ///< where the checkpoint will stand, for side files that name it
+  /// Facts that are the same for every run (program version, description of the source), for containers that have room.
+  std::map<std::string, std::string> provenance;
 };
 
 /// How the target's table is to be instantiated.
@@ -76,9 +82,19 @@ struct TargetChoice {
 
 /// A target file: which arrays of the layout go in, in order, and what else.
 struct TargetFile {
-  std::string path;                     ///< relative; "" if the target is one file
-  std::vector<std::uint32_t> arrays;    ///< of the layout, in the order of spec.items
+  std::string path;                   ///< relative; "" if the target is one file
+  std::vector<std::uint32_t> arrays;  ///< of the layout, in the order of spec.items
   container::FileSpec spec;
+};
+
+/// What side files are written from.
+struct SidecarInput {
+  const model::Spec& spec;  ///< as the target holds it: its dtype, its ties
+  const layout::Layout& layout;
+  const std::vector<TargetFile>& files;
+  const TargetOptions& options;
+  const std::vector<Sidecar>& carried;
+  const model::Library& library;
 };
 
 /// A format: four functions over its table in configs/format. Implementations hold no state.
@@ -86,32 +102,37 @@ class Format {
  public:
   virtual ~Format() = default;
   virtual std::string_view name() const = 0;
+  /// True if the checkpoint is a single file; `file_name` is its usual name in a folder.
   virtual bool one_file() const { return false; }
+  virtual std::string file_name() const { return ""; }
   /// 0..1, by names and first bytes. Local.
   virtual double detect(const std::string& path) const = 0;
   /// Reads side files and headers (spread over at most 64 ranks). Errors (input). Collective.
   virtual Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                                 comm::Comm& comm) const = 0;
-  /// The form of a path by which predicted and found files are matched: "" where the file does not matter (HF), parts that
-  /// may differ cut out (Nanotron's pipeline rank). Pure.
+  /// The form of a path by which predicted and found files are matched: "" where the file does not matter (HF), parts
+  /// that may differ cut out (Nanotron's pipeline rank). Pure.
   virtual std::string file_key(const std::string& path) const { return path; }
-  /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is the
-  /// entry of array a. Errors (input). Local.
-  virtual Status check(const Probe& probe, const layout::Layout& layout, const std::vector<std::uint32_t>& locations) const;
+  /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is
+  /// the entry of array a. Errors (input). Local.
+  virtual Status check(const Probe& probe, const layout::Layout& layout,
+                       const std::vector<std::uint32_t>& locations) const;
 
-  /// Errors (usage): options that the format cannot follow, side file fields it cannot hold (those are warnings, in `notes`).
-  virtual Expected<TargetChoice> choose(const model::Spec& spec, const TargetOptions& options, std::vector<std::string>& notes) const = 0;
+  /// Errors (usage): options that the format cannot follow, side file fields it cannot hold (those are warnings, in
+  /// `notes`).
+  virtual Expected<TargetChoice> choose(const model::Spec& spec, const TargetOptions& options,
+                                        std::vector<std::string>& notes) const = 0;
   /// Groups the arrays of the layout into files. Pure.
   virtual Expected<std::vector<TargetFile>> files(const layout::Layout& layout, const TargetOptions& options) const = 0;
-  /// Side files of the target: those written from the spec, then the carried ones it has a place for. `final_path` is
-  /// where the checkpoint will stand. Errors (usage). Local.
-  virtual Expected<std::vector<Sidecar>> sidecars(const model::Spec& spec, const layout::Layout& layout,
-                                                  const std::vector<TargetFile>& files, const TargetOptions& options,
-                                                  const std::vector<Sidecar>& carried, const std::string& final_path,
-                                                  std::vector<std::string>& notes) const = 0;
+  /// Side files of the target: those written from the spec, then the carried ones it has a place for. Errors (usage).
+  /// Local.
+  virtual Expected<std::vector<Sidecar>> sidecars(const SidecarInput& input, std::vector<std::string>& notes) const = 0;
 };
 
-const Format* find(std::string_view name);
+/// A format by its name: one of those built in, or one that only a table of the library describes (plain safetensors
+/// with a config.json, never detected). nullptr if there is none.
+const Format* find(std::string_view name, const model::Library& library);
+/// The built-in formats.
 std::vector<std::string_view> names();
 
 /// A source, described: headers read, layout predicted and reconciled with what is there.
@@ -123,12 +144,21 @@ struct Checkpoint {
   /// Per array of the layout: its entry in probe.directory. Every array has one.
   std::vector<std::uint32_t> locations;
   std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded
+  io::Follow follow = io::Follow::cache;
+  bool synthetic = false;  ///< no file exists: the bytes are generated
 };
 
 /// Detects, probes, predicts and reconciles. Path forms: a folder, a file, `org/name[@rev]` in the Hugging Face cache,
 /// `synthetic:MODEL`. Errors (input): all differences between prediction and directory, the first few spelt out.
 /// Collective.
-Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options, const model::Library& library, comm::Comm& comm);
+Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options,
+                                     const model::Library& library, comm::Comm& comm);
+
+/// Bytes of file `file` of the directory: opened, or generated for a synthetic source. Local, thread-safe.
+Expected<std::unique_ptr<io::Source>> open_source_file(const Checkpoint& checkpoint, std::uint32_t file, io::Mode mode);
+
+/// Errors (failed): a source file whose size, time or inode is not what it was when its header was read. Local.
+Status check_unchanged(const Checkpoint& checkpoint);
 
 /// A target, described: arrays in files at byte offsets.
 struct Target {
@@ -138,10 +168,12 @@ struct Target {
   std::vector<container::FileImage> images;
   std::vector<std::uint32_t> file_of_array;
   std::vector<Index> offset_of_array;  ///< bytes
+  std::vector<Sidecar> sidecars;       ///< files to write or copy beside those above
   std::vector<std::string> notes;
 };
 
-/// Errors (usage): a missing cell of family x format, a failed requirement, an impossible option. Pure but for scratch files.
+/// Errors (usage): a missing cell of family x format, a failed requirement, an impossible option. Pure but for scratch
+/// files.
 Expected<Target> describe_target(const Checkpoint& source, const std::string& format, const TargetOptions& options,
                                  const model::Library& library);
 

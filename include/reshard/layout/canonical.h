@@ -36,7 +36,7 @@ bool is_instance_axis(std::string_view axis);
 /// A canonical tensor at one value of its `layer` and `expert` axes: what digests, diffs and reports call a tensor.
 struct Line {
   std::uint32_t tensor;
-  Index layer = -1;   ///< -1: the tensor has no such axis
+  Index layer = -1;  ///< -1: the tensor has no such axis
   Index expert = -1;
 };
 
@@ -54,14 +54,17 @@ class Canon {
   /// Lines of all tensors, in order of tensor, layer, expert.
   Index num_lines() const { return line_base_.empty() ? 0 : line_base_.back(); }
   Line line(Index number) const;
-  /// Number of the line that holds `tensor` at these values (-1 where it has no such axis); -1 if it does not exist there.
+  /// Number of the line that holds `tensor` at these values (-1 where it has no such axis); -1 if it does not exist
+  /// there.
   Index line_number(std::uint32_t tensor, Index layer, Index expert) const;
   /// Elements of one line of `tensor`.
   Index line_volume(std::uint32_t tensor) const { return line_volume_[tensor]; }
   /// "attn.q[layer=3]", "moe.gate[layer=3,expert=17]", "embed".
   std::string line_name(Index number) const;
   /// Step of axis k of `tensor` in the row-major index inside a line; 0 for instance axes.
-  Index line_stride(std::uint32_t tensor, int axis) const { return line_strides_[tensor][static_cast<std::size_t>(axis)]; }
+  Index line_stride(std::uint32_t tensor, int axis) const {
+    return line_strides_[tensor][static_cast<std::size_t>(axis)];
+  }
   /// Extents of one line: the tensor's shape without its instance axes.
   Shape line_shape(std::uint32_t tensor) const;
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,8 +13,8 @@
 
 namespace reshard::layout {
 
-/// The names that expressions in the tables may use: numbers (hyper-parameters, axis extents, mesh sizes and coordinates,
-/// flags as 0 or 1) and index sets (`moe_layers`).
+/// The names that expressions in the tables may use: numbers (hyper-parameters, axis extents, mesh sizes and
+/// coordinates, flags as 0 or 1) and index sets (`moe_layers`).
 struct Scope {
   std::map<std::string, Index, std::less<>> numbers;
   std::map<std::string, std::vector<Index>, std::less<>> sets;
@@ -27,9 +29,12 @@ Expected<Index> evaluate(std::string_view expression, const Scope& scope);
 /// A condition: NAME, `not C`, `A == B`, `A in SET`, `A not in SET`, `A divides B`, joined by `and`. Local.
 Expected<bool> holds(std::string_view condition, const Scope& scope);
 
-/// Replaces {name}, {name:02d}, {name.size} in `pattern` by numbers of the scope (`name.size` is a name of its own).
-/// Braces that name nothing are an error. Local.
-Expected<std::string> fill_in(std::string_view pattern, const Scope& scope);
+/// Value of a name, nothing if there is none.
+using Lookup = std::function<std::optional<Index>(std::string_view name)>;
+
+/// Replaces {name}, {name:02d}, {name.size} in `pattern` by their values (`name.size` is a name of its own). Braces
+/// that name nothing are an error. Local.
+Expected<std::string> fill_in(std::string_view pattern, const Lookup& lookup);
 
 /// The names in braces of a pattern, in order: "layers.{layer}.w{expert}" gives layer, expert.
 std::vector<std::string> names_in(std::string_view pattern);

@@ -22,8 +22,8 @@ struct Mesh {
 
 /// Which pipeline stage holds what.
 struct Placement {
-  std::vector<Index> layer_stage;            ///< stage of each layer
-  std::map<std::string, Index> slot_stage;   ///< stage of each named slot
+  std::vector<Index> layer_stage;           ///< stage of each layer
+  std::map<std::string, Index> slot_stage;  ///< stage of each named slot
 };
 
 /// Layers in equal runs (the first ones one longer), slot "embed" first, every other slot last.
@@ -31,28 +31,28 @@ Placement place_evenly(Index layers, Index stages);
 
 /// A stored array as a layout predicts it. Byte extents are not the layout's business: containers give them.
 struct Array {
-  std::uint32_t rule = 0;   ///< of the table
-  std::uint32_t cut = 0;    ///< Layout::cut
+  std::uint32_t rule = 0;                ///< of the table
+  std::uint32_t cut = 0;                 ///< Layout::cut
   std::int32_t layer = -1, expert = -1;  ///< values of the axes that its name fixes
   DType dtype = DType::bf16;
 };
 
-/// How one mesh coordinate of one rule cuts its arrays: the same for all layers.
+/// How one mesh coordinate of one rule cuts its arrays: the same for all layers and experts.
 struct Cut {
-  std::vector<Index> coords;  ///< one per mesh dim of the table
+  std::vector<Index> coords;  ///< one per mesh dim of the table; 0 where the dim does not tell these arrays apart
   Shape shape;                ///< of the stored array
   Shape whole;                ///< of the uncut array
-  /// Part of the stored array along `dim` and where it lies in the uncut one; several where a sum is cut part by part.
+  /// Part of the stored array along `dim` and where it begins in the uncut one; several where a sum is cut part by
+  /// part.
   struct Slice {
     Index begin, end, whole_begin;
   };
-  int dim = -1;               ///< the cut dimension, -1: none
+  int dim = -1;  ///< the (first) cut dimension; -1: the whole array is stored
   std::vector<Slice> slices;
-  bool first_replica = true;  ///< false: another coordinate holds the same elements
 };
 
-/// Axes of one tensor that neither side of a conversion separates, fused into one. `first[k]` is the canonical axis that
-/// fused axis k starts at.
+/// Axes of one tensor that neither side of a conversion separates, fused into one. `first[k]` is the canonical axis
+/// that fused axis k starts at.
 struct Fusion {
   std::vector<int> first;
 };
@@ -62,44 +62,91 @@ inline constexpr int kMaxAxes = 8;
 /// A box of a canonical tensor (over fused axes) and where it lies in a stored array.
 struct Piece {
   std::uint32_t array = 0;
-  bool replica = false;
+  bool replica = false;  ///< another mesh coordinate holds the same elements and comes first
   int rank = 0;
-  Index begin[kMaxAxes];
-  Index size[kMaxAxes];
-  Index stride[kMaxAxes];
+  Index begin[kMaxAxes] = {};
+  Index size[kMaxAxes] = {};
+  Index stride[kMaxAxes] = {};
   Index offset = 0;  ///< elements
 };
 
-/// All pieces of one checkpoint, kept as rules and cuts and spelt out tensor by tensor: a layout of a million arrays is a
-/// few megabytes.
+/// All pieces of one checkpoint, kept as rules and cuts and spelt out tensor by tensor: the layout of a million arrays
+/// is a few tens of megabytes. Immutable but for the dtypes of its arrays.
 class Layout {
  public:
-  /// Predicts the arrays of a checkpoint. Pure. Errors (usage): a requirement that fails, an extent that does not divide,
-  /// a tensor that the table cannot hold, an axis that a rule does not cover.
-  static Expected<Layout> predict(const Canon& canon, const Table& table, const Mesh& mesh, const Placement& placement,
-                                  DType dtype, const Scope& options);
+  /// Predicts the arrays of a checkpoint, in writing order. `options` adds numbers to the scope of the table's
+  /// conditions. A rule whose tensors the model does not have is left out. Pure. Errors (usage): a requirement that
+  /// fails, an extent that does not divide, a tensor that the table has no place for, an axis that a rule does not
+  /// cover, a mesh dim that the format does not know. Local.
+  static Expected<Layout> predict(std::shared_ptr<const Canon> canon, Table table, const Mesh& mesh,
+                                  Placement placement, DType dtype, const Scope& options);
 
   const Canon& canon() const { return *canon_; }
   const Table& table() const { return table_; }
   const Mesh& mesh() const { return mesh_; }
+  const Placement& placement() const { return placement_; }
   const std::vector<Array>& arrays() const { return arrays_; }
-  std::vector<Array>& arrays() { return arrays_; }
+  void set_dtype(std::uint32_t array, DType dtype) { arrays_[array].dtype = dtype; }
 
   const ArrayRule& rule(const Array& array) const { return table_.rules[array.rule]; }
-  const Cut& cut(const Array& array) const { return cuts_[array.rule][array.cut]; }
+  const Cut& cut(const Array& array) const { return rules_[array.rule].cuts[array.cut].cut; }
   const Shape& shape(const Array& array) const { return cut(array).shape; }
   std::string name(const Array& array) const;   ///< logical name: the same for all shards
   std::string file(const Array& array) const;   ///< relative path; empty: the container's writer decides
   std::string entry(const Array& array) const;  ///< name inside the file
+  /// Canonical tensors that (parts of) the array hold, without fill.
+  const std::vector<std::uint32_t>& tensors(const Array& array) const { return rules_[array.rule].tensors; }
 
-  /// Axes that this layout keeps separate in `tensor`: may canonical axes k and k + 1 be fused?
+  /// May canonical axes k and k + 1 of `tensor` be fused as far as this layout goes?
   std::vector<bool> fusable(std::uint32_t tensor) const;
-  /// All pieces of `tensor`, in array order.
-  Expected<std::vector<Piece>> pieces(std::uint32_t tensor, const Fusion& fusion) const;
-  /// Does any array hold (part of) `tensor`?
-  bool holds(std::uint32_t tensor) const;
-  /// Fill elements of one array, as pieces over no axis of any tensor.
-  Expected<std::vector<Piece>> fills(const Array& array) const;
+  /// All pieces of `tensor`, rule by rule.
+  std::vector<Piece> pieces(std::uint32_t tensor, const Fusion& fusion) const;
+  /// Fill (padding) elements of one array; begin is not used.
+  std::vector<Piece> fills(std::uint32_t array) const;
+
+ private:
+  struct CutTerm {    // one part of the stored array, before dims and flat ranges are cut
+    int tensor = -1;  // -1: fill
+    bool replica = false;
+    struct Step {
+      int axis;  // of the canonical tensor; -1 in fill
+      Index begin, size, stride;
+    };
+    std::vector<Step> steps;
+    Index offset = 0;
+  };
+  struct RangeCut {  // keep positions [low, high) of each block of `modulus` elements
+    Index modulus, low, high;
+  };
+  struct CutData {
+    Cut cut;
+    std::vector<CutTerm> terms;
+    std::vector<RangeCut> ranges;
+  };
+  struct RuleData {
+    std::vector<std::uint32_t> tensors;
+    std::vector<CutData> cuts;
+    std::vector<std::uint32_t> arrays;
+    std::vector<int> cut_dims;  // dims that dim shards cut
+    std::vector<std::string> sharded_axes;
+    bool fixes_layer = false, fixes_expert = false;
+  };
+
+  Status prepare_rule(std::uint32_t rule);
+  Expected<CutData> make_cut(const ArrayRule& rule, const std::vector<Index>& coords) const;
+  Status enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype);
+  std::string filled(const std::string& pattern, const Array& array) const;
+  static void cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>& pieces);
+  std::vector<Piece> fused_pieces(const CutData& cut, std::uint32_t tensor, const Fusion& fusion) const;
+
+  std::shared_ptr<const Canon> canon_;
+  Table table_;
+  Mesh mesh_;
+  Placement placement_;
+  Scope scope_;                    // canon's numbers, options, table's numbers, mesh sizes
+  std::vector<Index> mesh_sizes_;  // of table_.mesh_dims
+  std::vector<RuleData> rules_;
+  std::vector<Array> arrays_;
 };
 
 }  // namespace reshard::layout

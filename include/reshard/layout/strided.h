@@ -22,8 +22,8 @@ struct Loop {
   bool operator==(const Loop&) const = default;
 };
 
-/// The loops of one strided copy, outermost first, plus where it starts. Everything the program does to weights is this:
-/// element (i0, i1, ...) moves from src + sum i_k * loop_k.src to dst + sum i_k * loop_k.dst.
+/// The loops of one strided copy, outermost first, plus where it starts. Everything the program does to weights is
+/// this: element (i0, i1, ...) moves from src + sum i_k * loop_k.src to dst + sum i_k * loop_k.dst.
 struct StridedCopy {
   Index src = 0;        ///< elements
   Index dst = 0;        ///< elements
@@ -52,9 +52,9 @@ struct Reach {
 Reach src_reach(const StridedCopy& copy);
 Reach dst_reach(const StridedCopy& copy);
 
-/// The part of `copy` whose source (destination) positions lie in [begin, end): at most 2 * rank - 1 copies, appended to
-/// `parts` in rising position. Requires loops ordered by that side, where each stride covers what the inner loops reach
-/// (true for every sub-box of a dense array).
+/// The part of `copy` whose source (destination) positions lie in [begin, end): at most 2 * rank - 1 copies, appended
+/// to `parts` in rising position. Requires loops ordered by that side, where each stride covers what the inner loops
+/// reach (true for every sub-box of a dense array).
 void cut_by_src(const StridedCopy& copy, Index begin, Index end, std::vector<StridedCopy>& parts);
 void cut_by_dst(const StridedCopy& copy, Index begin, Index end, std::vector<StridedCopy>& parts);
 

@@ -49,16 +49,16 @@ struct Requirement {
 /// A format's table for one family, its named constants resolved and its rule sets joined.
 struct Table {
   std::string format;
-  std::string container;                        ///< "safetensors", "hdf5"
-  std::vector<ArrayRule> rules;                 ///< in writing order
-  std::map<std::string, std::string> numbers;   ///< extra names (pad, ...) as expressions
+  std::string container;                                          ///< "safetensors", "hdf5"
+  std::vector<ArrayRule> rules;                                   ///< in writing order
+  std::map<std::string, std::string> numbers;                     ///< extra names (pad, ...) as expressions
   std::vector<std::pair<std::string, std::string>> number_order;  ///< the same, in the order to evaluate
   std::vector<Requirement> require;
-  std::vector<std::string> ignore;              ///< globs of arrays that hold no weight
-  std::vector<std::string> mesh_dims;           ///< mesh dims that the format knows, outermost first
-  std::string placement;                        ///< named C++ function that places layers on pipeline stages; empty: even
+  std::vector<std::string> ignore;     ///< globs of arrays that hold no weight
+  std::vector<std::string> mesh_dims;  ///< mesh dims that the format knows, outermost first
+  std::string placement;               ///< named C++ function that places layers on pipeline stages; empty: even
   Split split = Split::even;
-  bool passthrough = false;                     ///< can hold tensors of any name
+  bool passthrough = false;  ///< can hold tensors of any name
 };
 
 }  // namespace reshard::layout

@@ -29,7 +29,8 @@ struct Alternative {
 using Dim = std::vector<Factor>;
 
 /// The shape of a stored array as sums of products of named axes:
-///   view := dim ...; dim := factor | "(" factor ... ")"; factor := axis | "[" alt "|" alt ... "]"; alt := [tensor ":"] factor ...
+///   view := dim ...; dim := factor | "(" factor ... ")"; factor := axis | "[" alt "|" alt ... "]"; alt := [tensor ":"]
+///   factor ...
 struct View {
   std::vector<Dim> dims;
 };
@@ -58,12 +59,13 @@ struct Expansion {
   std::vector<Term> terms;
 };
 
-/// Lays the view out. `extent(tensor, axis)` gives the extent to use for an axis in the part of a tensor (local extents
-/// under axis sharding). `strides`, if given, are the strides of the array's dimensions in its storage (views of torch
+/// Extent of an axis: the local one under axis sharding.
+using Extent = std::function<Expected<Index>(const std::string& axis)>;
+
+/// Lays the view out. `strides`, if given, are the strides of the array's dimensions in its storage (views of torch
 /// storages); otherwise it is dense and row-major. `tensor` is the rule's own tensor, for parts that name none.
 /// Errors: overflow, unknown axis (whatever `extent` returns). Local.
-Expected<Expansion> expand(const View& view, const std::string& tensor,
-                           const std::function<Expected<Index>(const std::string& tensor, const std::string& axis)>& extent,
+Expected<Expansion> expand(const View& view, const std::string& tensor, const Extent& extent,
                            const std::vector<Index>* strides = nullptr);
 
 }  // namespace reshard::layout

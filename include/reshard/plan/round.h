@@ -11,7 +11,8 @@
 
 namespace reshard::plan {
 
-/// The four slots of a round. Bytes enter by `source` (read) and `received` (peers) and leave by `outgoing` and `output`.
+/// The four slots of a round. Bytes enter by `source` (read) and `received` (peers) and leave by `outgoing` and
+/// `output`.
 enum class Slot : std::uint8_t { source, received, outgoing, output };
 
 /// Contiguous source bytes to read into the source slot.
@@ -36,11 +37,11 @@ inline constexpr std::int64_t kNoLine = -1;
 /// Message buffers hold the elements of a copy densely, in the order of its loops, in the source's dtype.
 struct Copy {
   Slot src_slot, dst_slot;
-  DType src_dtype, dst_dtype;      ///< they differ only where dst_slot is output: the cast is done last
+  DType src_dtype, dst_dtype;  ///< they differ only where dst_slot is output: the cast is done last
   Index src_byte, dst_byte;
-  std::int64_t line = kNoLine;     ///< digest line that the values count in; kNoLine: a replica, or an outgoing copy
-  std::uint32_t write = 0;         ///< of Round::writes: the one that a copy into the output slot belongs to
-  layout::StridedCopy strided;     ///< its src, dst are 0; canonical is used
+  std::int64_t line = kNoLine;  ///< digest line that the values count in; kNoLine: a replica, or an outgoing copy
+  std::uint32_t write = 0;      ///< of Round::writes: the one that a copy into the output slot belongs to
+  layout::StridedCopy strided;  ///< its src, dst are 0; canonical is used
 };
 
 /// Constant bytes (headers, zeros) to put into the output slot.

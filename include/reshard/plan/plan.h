@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reshard/base/expected.h"
+#include "reshard/plan/operations.h"
+#include "reshard/plan/round.h"
+
+namespace reshard::plan {
+
+/// Bytes [k * kSpanBytes, (k + 1) * kSpanBytes) of a target file are span k: the unit of ownership and of the journal. It
+/// depends on the target alone, never on ranks, parts, budget, route or device.
+inline constexpr Index kSpanBytes = 16 * kMiB;
+
+enum class Route {
+  automatic,
+  direct,    ///< the owner of a group of spans reads its sources itself
+  exchange,  ///< ranks read even stripes and send; ranks own runs of whole files
+};
+std::string_view to_string(Route route);
+
+/// A target file: its size, and the bytes in it that no array fills. Bytes that neither arrays nor constants fill are zero.
+struct TargetFile {
+  Index size = 0;
+  struct Constant {
+    Index offset;
+    std::string_view bytes;  ///< must outlive the plan and its schedules
+  };
+  std::vector<Constant> constants;
+};
+
+struct Options {
+  int ranks = 1;
+  Index memory_budget = kGiB;  ///< bytes per rank, for tables, plan and slots
+  Index table_bytes = 0;       ///< what directories and layouts hold already
+  Route route = Route::automatic;
+  /// The second half of the target files repeats the first (two sources side by side): equal chunks go into one round.
+  bool twins = false;
+};
+
+/// The whole recipe: which rank reads, moves and writes what, in which order. A value; the same on all ranks.
+class Plan {
+ public:
+  /// Errors (input, usage): as Operations::intersect; a budget that is too small, naming the smallest that works. Pure.
+  static Expected<Plan> make(std::vector<Transfer> transfers, std::vector<TargetFile> targets, const Options& options);
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+  ~Plan();
+
+  Route route() const;             ///< the one chosen
+  std::string route_reason() const;
+  int ranks() const;
+  const Operations& operations() const;
+  /// The work of one rank. The plan must outlive it. Local, pure.
+  std::unique_ptr<Schedule> schedule(int rank) const;
+  /// What one rank will move, by spelling out its rounds: the executor's counters must equal it. Local, pure.
+  Totals totals(int rank) const;
+
+  Index source_bytes() const;      ///< source bytes that the target needs, each once
+  Index target_bytes() const;      ///< bytes of all target files
+  Index slot_memory_bytes() const; ///< of one rank, at the depth chosen
+  Index memory_bytes() const;      ///< of the plan itself
+  /// Smallest budget with which each source byte is read once (amplification <= 1.01). Costs several plannings.
+  Index read_once_budget() const;
+  /// Rank that writes a span.
+  int owner(std::uint32_t target_file, Index span) const;
+
+  /// Hash of the copy ops and target files: equal for every job size, budget and route.
+  std::uint64_t hash() const;
+  /// Hash of hash(), route, owners and rounds: what all ranks must agree on before the first read.
+  std::uint64_t schedule_hash() const;
+
+ private:
+  struct State;
+  explicit Plan(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace reshard::plan

@@ -1,0 +1,328 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Converts the reference tools' checkpoints with the program, and checks its output with readers of its own.
+
+interop_test.py [Class[.test] ...]: RESHARD_PROGRAM names the program; RESHARD_FIXTURES a folder with hf/CASE and
+nanotron/CASE (by default the one of this file). Exit status 77, with the reason, where a Python package is missing.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+try:
+    import h5py  # noqa: F401  (read_hdf5 needs it)
+    import numpy as np
+    import safetensors
+except ImportError as error:
+    print(f"skipped: {error}; tests/install/deps.sh --tests installs it, -DRESHARD_PYTHON names the interpreter")
+    sys.exit(77)
+
+from compare import VOCABULARY, differences, first_rows, read
+from read_hf import read_safetensors
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+FIXTURES = pathlib.Path(os.environ.get("RESHARD_FIXTURES") or HERE)
+PROGRAM = os.environ.get("RESHARD_PROGRAM", "reshard")
+BROKEN = {"llama-tied-no-head"}  # refused: neither tied nor with a head
+HF = sorted(p.name for p in (FIXTURES / "hf").iterdir() if list(p.glob("*.safetensors")) and p.name not in BROKEN)
+NANOTRON = sorted(p.name for p in (FIXTURES / "nanotron").iterdir() if p.is_dir())
+IN_NANOTRON = ("llama", "qwen2")  # model types of the cases that Nanotron can hold (mistral has a head_dim of its own)
+
+
+def hf(case):
+    return FIXTURES / "hf" / case
+
+
+def nanotron(case):
+    """The checkpoint itself: a training run's folder holds one numbered folder."""
+    folder = FIXTURES / "nanotron" / case
+    latest = folder / "latest.txt"
+    return folder / latest.read_text() if latest.exists() else folder
+
+
+def base_of(case):
+    return next(base for base in ("llama-gqa", "llama-mha", "llama-tied", "qwen2") if case.removeprefix("train-").startswith(base))
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def shape_of(case):
+    """(tp, pp, vocabulary, file version) as the files of a Nanotron case say."""
+    names = [path.name for path in nanotron(case).glob("model/**/*.safetensors")]
+    pp, tp = map(int, next(filter(None, (re.search(r"pp-rank-\d+-of-(\d+)_tp-rank-\d+-of-(\d+)", n) for n in names))).groups())
+    embedding = next(path for path in nanotron(case).glob("model/**/token_embedding/*.safetensors"))
+    return tp, pp, load(nanotron(case) / "model_config.json")["vocab_size"], read_safetensors(embedding)[1]["version"]
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def widened(tensors):
+    """The same tensors with bf16 values as f32."""
+    out = {}
+    for name, (dtype, shape, data) in tensors.items():
+        if dtype == "BF16":
+            dtype, data = "F32", (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).tobytes()
+        out[name] = (dtype, shape, data)
+    return out
+
+
+def rope(config):
+    """Rotary parameters of a config.json in either spelling, as one dictionary."""
+    found = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
+    return {**found, "rope_type": found.get("rope_type", found.get("type", "default"))}
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="reshard-interop-"))
+        self.addCleanup(shutil.rmtree, self.work)
+
+    def run_program(self, command, status=0, **environment):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False,
+                              env={**os.environ, **environment})  # fmt: skip
+        self.assertEqual(done.returncode, status, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        return done
+
+    def convert(self, src, name, *options, ranks=1):
+        """Converts into a new path of the test's folder, and returns it."""
+        launcher = ["mpirun", "-n", ranks] if ranks > 1 else []
+        self.run_program([*launcher, PROGRAM, "convert", src, self.work / name, *options])
+        return self.work / name
+
+    def assert_same(self, a, b):
+        self.assertEqual(differences(a, b), [])
+
+    def assert_loads(self, folder):
+        """The safetensors package reads each file, and finds what our own reader finds."""
+        for path in folder.rglob("*.safetensors"):
+            found = {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(path.read_bytes())}
+            self.assert_same(found, read_safetensors(path)[0])
+
+
+class Readers(Case):
+    """The readers, on the reference files alone."""
+
+    def test_nanotron_cases_hold_their_base(self):
+        for case in NANOTRON:
+            with self.subTest(case):
+                base = read(hf(base_of(case)))
+                self.assert_same(first_rows(read(FIXTURES / "nanotron" / case), base[VOCABULARY[0]][1][0]), base)
+
+    def test_sharded_holds_its_base(self):
+        self.assert_same(read(hf("llama-gqa-sharded")), read(hf("llama-gqa")))
+
+    def test_a_difference_is_found(self):
+        base = read(hf("llama-gqa"))
+        name = "model.layers.1.self_attn.q_proj.weight"
+        dtype, shape, data = base[name]
+        self.assertEqual(differences(base, {**base, name: (dtype, shape, data[2:] + data[:2])}), [f"{name}: values differ"])
+
+
+class HfToNanotron(Case):
+    def assert_same_file(self, path, reference, rows):
+        (ours, about), (theirs, expected) = read_safetensors(path), read_safetensors(reference)
+        normalised = {key: re.sub(r"np\.int64\((\d+)\)", r"\1", text) for key, text in expected.items()}
+        self.assertEqual(about, normalised, path)
+        ((dtype, shape, data),), ((want_dtype, want_shape, want),) = ours.values(), theirs.values()
+        self.assertEqual((list(ours), dtype, shape), (["data"], want_dtype, want_shape), path)
+        if "token_embedding" in str(path) or "lm_head" in str(path):
+            begin = re.search(r"#(\d+),", about["local_global_slices_pairs"])
+            real = max(0, min(shape[0], rows - (int(begin[1]) if begin else 0))) * len(data) // shape[0]
+            data, want = data[:real], want[:real]
+        self.assertEqual(data, want, path)
+
+    def test_equals_what_nanotron_wrote(self):
+        for number, case in enumerate(case for case in NANOTRON if shape_of(case)[3] == "1.5"):
+            with self.subTest(case):
+                tp, pp, vocabulary, version = shape_of(case)
+                rows = load(hf(base_of(case)) / "config.json")["vocab_size"]
+                multiple = next(m for m in range(1, vocabulary + 1) if math.ceil(rows / (m * tp)) * m * tp == vocabulary)
+                out = self.convert(hf(base_of(case)), case, "--to", "nanotron", "--tp", tp, "--pp", pp, "--vocab-multiple", multiple,
+                                   "--format-version", version, ranks=1 + number % 3)  # fmt: skip
+                ours, theirs = files_below(out / "model"), files_below(nanotron(case) / "model")
+                self.assertEqual(sorted(ours), sorted(theirs))
+                for name in ours:
+                    self.assert_same_file(ours[name], theirs[name], rows)
+                config, expected = load(out / "model_config.json"), load(nanotron(case) / "model_config.json")
+                shared = {key for key in config.keys() & expected.keys() if not key.startswith("is_")}
+                self.assertEqual({key: config[key] for key in shared}, {key: expected[key] for key in shared})
+                self.assertGreater(len(shared), 15)
+                self.assert_loads(out)
+
+    def test_reader_rebuilds_the_source(self):
+        for case in HF:
+            if load(hf(case) / "config.json")["model_type"] in IN_NANOTRON:
+                with self.subTest(case):
+                    source = read(hf(case))
+                    out = self.convert(hf(case), case, "--to", "nanotron", "--tp", 2, "--pp", 2, ranks=2)
+                    self.assert_same(first_rows(read(out), source[VOCABULARY[0]][1][0]), source)
+
+    def test_mixture_of_experts(self):
+        config = {
+            "model_type": "qwen2_moe", "architectures": ["Qwen2MoeForCausalLM"], "dtype": "bfloat16", "hidden_size": 32,
+            "intermediate_size": 48, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "num_experts": 4,
+            "num_experts_per_tok": 2, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": 66, "tie_word_embeddings": False, "mlp_only_layers": [], "decoder_sparse_step": 1,
+        }  # fmt: skip
+        (self.work / "config.json").write_text(json.dumps(config))
+        source = self.convert(f"synthetic:{self.work / 'config.json'}", "hf", "--to", "hf")
+        out = self.convert(source, "nanotron", "--to", "nanotron", "--tp", 2, ranks=2)
+        tensors = read(out)
+        self.assertEqual({dtype for name, (dtype, _, _) in tensors.items() if name.endswith("mlp.gate.weight")}, {"F32"})
+        self.assert_same(widened(tensors), widened(read(source)))
+        self.assert_same(widened(read(self.convert(out, "back", "--to", "hf"))), widened(read(source)))
+
+    def test_families_that_nanotron_cannot_hold(self):
+        for case in HF:
+            if load(hf(case) / "config.json")["model_type"] not in IN_NANOTRON:
+                with self.subTest(case):
+                    self.run_program([PROGRAM, "convert", hf(case), self.work / case, "--to", "nanotron"], status=2)
+                    self.assertFalse((self.work / case).exists())
+
+
+class NanotronToHf(Case):
+    def assert_equals_base(self, out, base):
+        self.assert_same(read(out), read(base))
+        ours, expected = load(out / "config.json"), load(base / "config.json")
+        keys = (
+            "model_type", "hidden_act", "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings",
+            "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size",
+        )  # fmt: skip
+        self.assertEqual({key: ours.get(key) for key in keys}, {key: expected[key] for key in keys})
+        self.assertEqual(rope(ours), rope(expected))
+        self.assertEqual(ours["torch_dtype"], expected["dtype"])
+
+    def test_equals_the_base(self):
+        for number, case in enumerate(NANOTRON):
+            with self.subTest(case):
+                base = hf(base_of(case))
+                options = ["--vocab-size", load(base / "config.json")["vocab_size"]] if shape_of(case)[2] != 259 else []
+                out = self.convert(FIXTURES / "nanotron" / case, case, "--to", "hf", *options, ranks=1 + number % 3)
+                self.assert_equals_base(out, base)
+                self.assert_loads(out)
+
+    def test_run_folder(self):
+        run = self.work / "run"
+        for step, case in (("900", "llama-mha-pp2"), ("1000", "llama-tied-tp2-pp2")):
+            shutil.copytree(nanotron(case), run / step)
+        (run / "latest.txt").write_text("1000")
+        self.assert_equals_base(self.convert(run, "latest", "--to", "hf", "--vocab-size", 259), hf("llama-tied"))
+        self.assert_equals_base(self.convert(run, "earlier", "--to", "hf", "--step", 900), hf("llama-mha"))
+
+    def test_to_another_topology(self):
+        out = self.convert(nanotron("llama-gqa-tp4"), "out", "--to", "nanotron", "--vocab-size", 259, "--pp", 3, ranks=2)
+        self.assert_same(read(out), read(hf("llama-gqa")))
+
+
+class HfToHf(Case):
+    def test_one_file_is_the_very_file(self):
+        for case in HF:
+            if (hf(case) / "model.safetensors").exists():
+                with self.subTest(case):
+                    out = self.convert(hf(case), case, "--to", "hf", ranks=2)
+                    self.assert_same(read(out), read(hf(case)))
+                    self.assertEqual((out / "model.safetensors").read_bytes(), (hf(case) / "model.safetensors").read_bytes())
+                    carried = "generation_config.json"
+                    self.assertEqual((out / carried).read_bytes(), (hf(case) / carried).read_bytes())
+                    self.assert_loads(out)
+
+    def test_shards_are_those_of_transformers(self):
+        for case in ("llama-gqa", "llama-gqa-sharded"):
+            with self.subTest(case):
+                out = self.convert(hf(case), case, "--to", "hf", "--max-shard-size", "100KB", ranks=2)
+                expected = hf("llama-gqa-sharded")
+                self.assertEqual(sorted(p.name for p in out.glob("model*")), sorted(p.name for p in expected.glob("model*")))
+                for path in expected.glob("model*"):
+                    self.assertEqual((out / path.name).read_bytes(), path.read_bytes(), path.name)
+
+    def test_shards_into_one(self):
+        out = self.convert(hf("llama-gqa-sharded"), "one", "--to", "hf")
+        self.assertEqual((out / "model.safetensors").read_bytes(), (hf("llama-gqa") / "model.safetensors").read_bytes())
+
+    def test_other_shard_sizes(self):
+        for case in HF:
+            with self.subTest(case):
+                out = self.convert(hf(case), case, "--to", "hf", "--max-shard-size", "150KB", ranks=3)
+                self.assert_same(read(out), read(hf(case)))
+                self.assert_loads(out)
+
+    def test_config_says_all_that_the_source_said(self):
+        for case in HF:
+            with self.subTest(case):
+                ours, source = load(self.convert(hf(case), case, "--to", "hf") / "config.json"), load(hf(case) / "config.json")
+                changed = {"transformers_version", "rope_parameters"}
+                self.assertEqual({k: v for k, v in source.items() if k not in changed and ours.get(k) != v}, {})
+                if source["model_type"] != "gpt2":
+                    self.assertEqual(rope(ours), rope(source))
+                    self.assertEqual(rope({k: v for k, v in ours.items() if k != "rope_parameters"}), rope(source))
+
+    def test_a_missing_head_is_refused(self):
+        done = self.run_program([PROGRAM, "convert", hf("llama-tied-no-head"), self.work / "out", "--to", "hf"], status=3)
+        self.assertIn("lm_head", done.stderr)
+        self.assertFalse((self.work / "out").exists())
+
+
+class Hdf5(Case):
+    def test_there_and_back(self):
+        for number, case in enumerate(HF):
+            with self.subTest(case):
+                ranks = 1 + number % 3
+                archive = self.convert(hf(case), f"{case}.h5", "--to", "hdf5", ranks=ranks)
+                self.assert_same(read(archive), read(hf(case)))
+                back = self.convert(archive, f"{case}-back", "--to", "hf", ranks=ranks)
+                direct = self.convert(hf(case), f"{case}-direct", "--to", "hf")
+                self.assert_same(read(back), read(hf(case)))
+                self.assertEqual(load(back / "config.json"), load(direct / "config.json"))
+                names = {path.name for path in direct.iterdir()} - {"reshard.json"}
+                for name in names:
+                    self.assertEqual((back / name).read_bytes(), (direct / name).read_bytes(), name)
+
+    def test_tools_read_it(self):
+        archive = self.convert(hf("llama-gqa"), "model.h5", "--to", "hdf5")
+        listing = self.run_program(["h5dump", "-H", archive]).stdout
+        self.assertIn("model.embed_tokens.weight", listing)
+
+    def test_nanotron_there_and_back(self):
+        archive = self.convert(nanotron("llama-tied-tp2-pp2"), "model.h5", "--to", "hdf5", "--vocab-size", 259, ranks=2)
+        self.assert_same(read(archive), read(hf("llama-tied")))
+        back = self.convert(archive, "back", "--to", "nanotron", "--tp", 4, ranks=2)
+        self.assert_same(first_rows(read(back), 259), read(hf("llama-tied")))
+
+
+class Compat(Case):
+    """The commands of launch/compat, and the example jobs."""
+
+    def test_nanotron_commands(self):
+        scripts = ROOT / "launch" / "compat"
+        run = {"RESHARD": f"mpirun -n 2 {PROGRAM}"}
+        self.run_program([sys.executable, scripts / "convert_hf_to_nanotron.py", f"--checkpoint_path={hf('llama-mha')}", "--save_path",
+                          self.work / "nt", "--tp", "2"], **run)  # fmt: skip
+        done = self.run_program([sys.executable, scripts / "convert_nanotron_to_hf.py", "--checkpoint_path", self.work / "nt", "--save_path",
+                                 self.work / "hf", "--config_cls", "LlamaConfig", "--vocab_size", "259"], **run)  # fmt: skip
+        self.assertTrue(done.stderr.startswith(f"+ {run['RESHARD']} convert "), done.stderr)
+        self.assert_same(read(self.work / "hf"), read(hf("llama-mha")))
+
+    def test_example_jobs(self):
+        for path in sorted((ROOT / "configs" / "jobs").glob("*.json")):
+            with self.subTest(path.name):
+                job = {**load(path), "src": str(hf("llama-mha")), "dst": str(self.work / path.stem)}
+                (self.work / path.name).write_text(json.dumps(job))
+                self.run_program([PROGRAM, "convert", "--config", self.work / path.name])
+                self.assert_same(first_rows(read(self.work / path.stem), 259), read(hf("llama-mha")))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

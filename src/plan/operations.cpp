@@ -138,8 +138,9 @@ class LoopPool {
     }
     auto [at, end] = known_.equal_range(hash);
     for (; at != end; ++at) {
-      if (std::equal(copy.loops, copy.loops + copy.rank, pool_.begin() + at->second,
-                     pool_.begin() + std::min<std::ptrdiff_t>(std::ptrdiff_t{at->second} + copy.rank, std::ssize(pool_)))) {
+      if (std::equal(
+              copy.loops, copy.loops + copy.rank, pool_.begin() + at->second,
+              pool_.begin() + std::min<std::ptrdiff_t>(std::ptrdiff_t{at->second} + copy.rank, std::ssize(pool_)))) {
         return at->second;
       }
     }

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/plan/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <numeric>
+
+#include "reshard/base/text.h"
+#include "rounds.h"
+
+namespace reshard::plan {
+namespace {
+
+/// Target and source bytes of one round, before the budget makes it smaller. Large enough that I/O runs at full speed,
+/// small enough that a few of them fit a cache-warm pool.
+constexpr Index kRoundBytes = 32 * kMiB;
+constexpr Index kSmallestRound = 256 * kKiB;
+constexpr double kReadOnce = 1.01;
+
+/// 64-bit FNV-1a over little-endian words: a fingerprint, not a cryptographic hash.
+class Hasher {
+ public:
+  void add(std::uint64_t word) {
+    for (int byte = 0; byte < 8; ++byte) {
+      hash_ = (hash_ ^ (word & 0xFF)) * 1099511628211u;
+      word >>= 8;
+    }
+  }
+  void add(Index word) { add(static_cast<std::uint64_t>(word)); }
+  void add(std::string_view text) {
+    add(static_cast<std::uint64_t>(text.size()));
+    for (const char c : text) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  }
+  std::uint64_t value() const { return hash_; }
+
+ private:
+  std::uint64_t hash_ = 1469598103934665603u;
+};
+
+using Rounds = std::vector<std::vector<Range>>;
+
+}  // namespace
+
+std::string_view to_string(Route route) {
+  constexpr std::array<std::string_view, 3> kNames = {"auto", "direct", "exchange"};
+  return kNames[static_cast<std::size_t>(route)];
+}
+
+struct Plan::State {
+  Inputs inputs;
+  Options options;
+  Route route = Route::direct;
+  std::string reason;
+  Index target_bytes = 0, source_bytes = 0;
+
+  std::vector<Index> span_base;            // first span of each target file, and the total
+  std::vector<std::int32_t> span_owner;    // rank of each span
+  std::vector<std::vector<Range>> groups;  // in target order
+  std::vector<std::int32_t> group_owner;   // direct: the rank; exchange: that of the first span
+
+  // The attempt that fits the budget.
+  Index round_bytes = kRoundBytes;
+  bool force = false;
+  int depth = 3;
+  std::vector<Rounds> rounds;  // direct: per rank; exchange: one list for all
+  std::array<Index, 4> slots = {};
+
+  void make_groups();
+  void deal(Route how);
+  Rounds rounds_of(int rank) const;
+  void build(Index bytes, bool by_force);
+  Index slot_sum() const { return std::accumulate(slots.begin(), slots.end(), Index{0}); }
+  Index plan_bytes() const;
+  int owner_of(const Range& range) const {
+    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / kSpanBytes)];
+  }
+  Round round(int rank, std::size_t number) const {
+    const bool exchange = route == Route::exchange;
+    const Rounds& all = rounds[exchange ? 0 : static_cast<std::size_t>(rank)];
+    return spell_out(
+        inputs, all[number], [this](const Range& range) { return owner_of(range); }, rank, options.ranks, exchange);
+  }
+  double amplification() const;
+  Index bytes_read() const;
+  Status fit();
+};
+
+void Plan::State::make_groups() {
+  std::vector<Range> spans;
+  span_base.assign(1, 0);
+  for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
+    const Index size = inputs.targets[f].size;
+    for (Index begin = 0; begin < size; begin += kSpanBytes)
+      spans.push_back({f, begin, std::min(size, begin + kSpanBytes)});
+    span_base.push_back(static_cast<Index>(spans.size()));
+    target_bytes += size;
+  }
+  groups = linked(inputs, spans);
+}
+
+void Plan::State::deal(Route how) {
+  route = how;
+  span_owner.assign(static_cast<std::size_t>(span_base.back()), 0);
+  group_owner.assign(groups.size(), 0);
+  const auto rank_at = [&](Index middle) {
+    const auto rank =
+        static_cast<std::int32_t>(static_cast<__int128>(middle) * options.ranks / std::max<Index>(target_bytes, 1));
+    return std::min(rank, static_cast<std::int32_t>(options.ranks - 1));
+  };
+  const auto span_of = [&](const Range& range) -> std::int32_t& {
+    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / kSpanBytes)];
+  };
+  Index before = 0;
+  if (how == Route::exchange) {
+    // Whole files, or long runs of them, in target order.
+    for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
+      for (Index begin = 0; begin < inputs.targets[f].size; begin += kSpanBytes) {
+        const Index size = std::min(kSpanBytes, inputs.targets[f].size - begin);
+        span_of({f, begin, begin + size}) = rank_at(before + size / 2);
+        before += size;
+      }
+    }
+    for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = span_of(groups[g].front());
+    return;
+  }
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    Index size = 0;
+    for (const Range& span : groups[g]) size += span.size();
+    group_owner[g] = rank_at(before + size / 2);
+    before += size;
+    for (const Range& span : groups[g]) span_of(span) = group_owner[g];
+  }
+}
+
+Rounds Plan::State::rounds_of(int rank) const {
+  Rounds all;
+  std::vector<Range> small;  // groups that share a round
+  Index small_bytes = 0;
+  const auto flush = [&] {
+    if (small.empty()) return;
+    for (auto& round : cut_rounds(inputs, small, round_bytes, force)) all.push_back(std::move(round));
+    small.clear();
+    small_bytes = 0;
+  };
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (group_owner[g] != rank) continue;
+    Index size = 0;
+    for (const Range& span : groups[g]) size += span.size();
+    if (small_bytes + size > round_bytes) flush();
+    small.insert(small.end(), groups[g].begin(), groups[g].end());
+    small_bytes += size;
+    if (small_bytes >= round_bytes) flush();
+  }
+  flush();
+  return all;
+}
+
+void Plan::State::build(Index bytes, bool by_force) {
+  round_bytes = bytes;
+  force = by_force;
+  rounds.clear();
+  slots = {};
+  const auto note = [&](Slot slot, Index used) {
+    Index& size = slots[static_cast<std::size_t>(slot)];
+    size = std::max(size, used);
+  };
+  std::vector<Rounds> by_owner;
+  for (int rank = 0; rank < options.ranks; ++rank) by_owner.push_back(rounds_of(rank));
+  if (route == Route::direct) {
+    rounds = std::move(by_owner);
+  } else {
+    // A round takes one from each owner's list, so that all ranks write at once.
+    rounds.resize(1);
+    std::size_t longest = 0;
+    for (const Rounds& list : by_owner) longest = std::max(longest, list.size());
+    for (std::size_t i = 0; i < longest; ++i) {
+      std::vector<Range> together;
+      for (const Rounds& list : by_owner) {
+        if (i < list.size()) together.insert(together.end(), list[i].begin(), list[i].end());
+      }
+      rounds[0].push_back(std::move(together));
+    }
+  }
+  for (int rank = 0; rank < options.ranks; ++rank) {
+    const std::size_t count = rounds[route == Route::exchange ? 0 : static_cast<std::size_t>(rank)].size();
+    for (std::size_t i = 0; i < count; ++i) {
+      const Round round = this->round(rank, i);
+      if (!round.reads.empty()) note(Slot::source, round.reads.back().slot_offset + round.reads.back().length);
+      if (!round.writes.empty()) note(Slot::output, round.writes.back().slot_offset + round.writes.back().length);
+      if (!round.sends.empty()) note(Slot::outgoing, round.sends.back().slot_offset + round.sends.back().length);
+      if (!round.receives.empty())
+        note(Slot::received, round.receives.back().slot_offset + round.receives.back().length);
+    }
+  }
+  for (Index& size : slots) size = round_up(size, 4096);
+}
+
+Index Plan::State::plan_bytes() const {
+  Index bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
+  bytes += static_cast<Index>(span_owner.capacity() * sizeof(std::int32_t));
+  for (const auto& group : groups) bytes += static_cast<Index>(group.capacity() * sizeof(Range) + sizeof(group));
+  for (const Rounds& list : rounds) {
+    for (const auto& round : list) bytes += static_cast<Index>(round.capacity() * sizeof(Range) + sizeof(round));
+  }
+  return bytes;
+}
+
+Index Plan::State::bytes_read() const {
+  Index bytes = 0;
+  for (const Rounds& list : rounds) {
+    for (const auto& round : list) {
+      Needed needed = needed_sources(inputs, round);
+      merge_ranges(needed.ranges, 64 * kKiB);
+      for (const Range& range : needed.ranges) bytes += range.size();
+    }
+  }
+  return bytes;
+}
+
+double Plan::State::amplification() const {
+  return source_bytes == 0 ? 1.0 : static_cast<double>(bytes_read()) / static_cast<double>(source_bytes);
+}
+
+Status Plan::State::fit() {
+  Index smallest = 0;
+  for (const bool by_force : {false, true}) {
+    for (Index bytes = kRoundBytes; bytes >= kSmallestRound; bytes /= 4) {
+      build(bytes, by_force);
+      const Index fixed = plan_bytes() + options.table_bytes;
+      for (depth = 4; depth >= 2; --depth) {
+        if (fixed + depth * slot_sum() > options.memory_budget) continue;
+        // A smaller round reads more at its edges: forced cuts only where nothing else fits.
+        return {};
+      }
+      const Index needs = fixed + 2 * slot_sum();
+      smallest = smallest == 0 ? needs : std::min(smallest, needs);
+    }
+  }
+  return usage_error(fmt::format("--memory-budget {} is too small for this conversion: the smallest that works is {}",
+                                 describe_bytes(options.memory_budget),
+                                 fmt::format("{}KiB", ceil_div(smallest, kKiB))));
+}
+
+Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFile> targets, const Options& options) {
+  assert(options.ranks >= 1);
+  auto state = std::make_unique<State>();
+  state->options = options;
+  Inputs& inputs = state->inputs;
+  inputs.transfers = std::move(transfers);
+  inputs.targets = std::move(targets);
+  inputs.twins = options.twins;
+  RESHARD_TRY(inputs.src_map, FileMap::make(inputs.transfers, FileMap::Side::source));
+  RESHARD_TRY(inputs.dst_map, FileMap::make(inputs.transfers, FileMap::Side::target));
+  RESHARD_TRY(inputs.operations, Operations::intersect(inputs.transfers));
+  for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
+    for (const FileMap::Stored& stored : inputs.dst_map.in_file(f)) {
+      if (stored.begin % stored.element != 0 || stored.end > inputs.targets[f].size) {
+        const layout::Layout& layout = *inputs.transfers[stored.transfer].dst;
+        return usage_error(fmt::format(
+            "array {}: the container put it at byte {} of a file of {}, expected inside and aligned to its elements",
+            layout.name(layout.arrays()[stored.array]), stored.begin, inputs.targets[f].size));
+      }
+    }
+  }
+  {
+    std::vector<Range> all;
+    for (const Transfer& transfer : inputs.transfers) {
+      std::vector<bool> used(transfer.src->arrays().size(), false);
+      for (const Operation& op : inputs.operations.all()) {
+        if (&inputs.transfers[op.transfer] == &transfer) used[op.src_array] = true;
+      }
+      for (std::uint32_t a = 0; a < used.size(); ++a) {
+        if (!used[a]) continue;
+        const layout::Array& array = transfer.src->arrays()[a];
+        const Index bytes = *num_elements(transfer.src->shape(array)) * bytes_of(array.dtype);
+        all.push_back(
+            {transfer.src_places[a].file, transfer.src_places[a].offset, transfer.src_places[a].offset + bytes});
+      }
+    }
+    merge_ranges(all, 0);
+    for (const Range& range : all) state->source_bytes += range.size();
+  }
+  state->make_groups();
+
+  if (options.route == Route::exchange) {
+    state->deal(Route::exchange);
+    state->reason = "asked for";
+    RESHARD_CHECK(state->fit());
+    return Plan(std::move(state));
+  }
+  state->deal(Route::direct);
+  Status direct = state->fit();
+  if (options.route == Route::direct || options.ranks == 1) {
+    RESHARD_CHECK(std::move(direct));
+    state->reason = options.route == Route::direct ? "asked for" : "one rank has nobody to exchange with";
+    return Plan(std::move(state));
+  }
+  if (direct && state->amplification() <= kReadOnce) {
+    state->reason = "each rank can read its own sources once, so nothing needs to move between ranks";
+    return Plan(std::move(state));
+  }
+  const double alone = direct ? state->amplification() : 0;
+  state->deal(Route::exchange);
+  RESHARD_CHECK(state->fit());
+  const double together = state->amplification();
+  if (direct && together >= alone) {
+    state->deal(Route::direct);
+    RESHARD_CHECK(state->fit());
+    state->reason = fmt::format("exchanging would read {:.2f}x the source, reading alone {:.2f}x", together, alone);
+  } else if (direct) {
+    state->reason = fmt::format(
+        "reading alone would read {:.2f}x the source within the memory budget, exchanging {:.2f}x", alone, together);
+  } else {
+    state->reason = "a group of spans does not fit one rank's memory budget";
+  }
+  return Plan(std::move(state));
+}
+
+Plan::Plan(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+Plan::~Plan() = default;
+
+Route Plan::route() const { return state_->route; }
+std::string Plan::route_reason() const { return state_->reason; }
+int Plan::ranks() const { return state_->options.ranks; }
+const Operations& Plan::operations() const { return state_->inputs.operations; }
+Index Plan::source_bytes() const { return state_->source_bytes; }
+Index Plan::target_bytes() const { return state_->target_bytes; }
+Index Plan::slot_memory_bytes() const { return state_->depth * state_->slot_sum(); }
+Index Plan::memory_bytes() const { return state_->plan_bytes(); }
+
+int Plan::owner(std::uint32_t target_file, Index span) const {
+  return state_->span_owner[static_cast<std::size_t>(state_->span_base[target_file] + span)];
+}
+
+std::unique_ptr<Schedule> Plan::schedule(int rank) const {
+  class RankSchedule : public Schedule {
+   public:
+    RankSchedule(const State& state, int rank) : state_(state), rank_(rank) {}
+    Index num_rounds() const override {
+      return std::ssize(state_.rounds[state_.route == Route::exchange ? 0 : static_cast<std::size_t>(rank_)]);
+    }
+    Round round(Index number) const override { return state_.round(rank_, static_cast<std::size_t>(number)); }
+    Index slot_bytes(Slot slot) const override { return state_.slots[static_cast<std::size_t>(slot)]; }
+    int depth() const override { return state_.depth; }
+    bool exchanges() const override { return state_.route == Route::exchange; }
+    Index num_lines() const override {
+      Index lines = 0;
+      for (const Transfer& transfer : state_.inputs.transfers)
+        lines = std::max(lines, transfer.line_base + transfer.dst->canon().num_lines());
+      return lines;
+    }
+
+   private:
+    const State& state_;
+    int rank_;
+  };
+  return std::make_unique<RankSchedule>(*state_, rank);
+}
+
+Totals Plan::totals(int rank) const {
+  const std::unique_ptr<Schedule> schedule = this->schedule(rank);
+  Totals totals;
+  totals.rounds = schedule->num_rounds();
+  for (Index i = 0; i < totals.rounds; ++i) {
+    const Round round = schedule->round(i);
+    for (const Read& read : round.reads) totals.bytes_read += read.length;
+    for (const Message& message : round.sends) totals.bytes_sent += message.length;
+    for (const Message& message : round.receives) totals.bytes_received += message.length;
+    for (const Write& write : round.writes) totals.bytes_written += write.length;
+  }
+  return totals;
+}
+
+Index Plan::read_once_budget() const {
+  State trial;
+  trial.inputs = state_->inputs;
+  trial.options = state_->options;
+  trial.source_bytes = state_->source_bytes;
+  trial.make_groups();
+  trial.deal(state_->route);
+  Index smallest = 0;
+  for (Index bytes = kRoundBytes; bytes >= kSmallestRound; bytes /= 4) {
+    trial.build(bytes, false);
+    if (trial.amplification() > kReadOnce) continue;
+    const Index needs = trial.plan_bytes() + trial.options.table_bytes + 2 * trial.slot_sum();
+    smallest = smallest == 0 ? needs : std::min(smallest, needs);
+  }
+  return smallest;
+}
+
+std::uint64_t Plan::hash() const {
+  Hasher hasher;
+  const Inputs& inputs = state_->inputs;
+  for (const Operation& op : inputs.operations.all()) {
+    hasher.add(std::uint64_t{op.src_array} << 32 | op.dst_array);
+    hasher.add(op.src);
+    hasher.add(op.dst);
+    hasher.add(op.line);
+    const layout::StridedCopy copy = inputs.operations.strided(op);
+    for (int k = 0; k < copy.rank; ++k) {
+      for (const Index v : {copy.loops[k].size, copy.loops[k].src, copy.loops[k].dst, copy.loops[k].canonical})
+        hasher.add(v);
+    }
+  }
+  for (const Transfer& transfer : inputs.transfers) {
+    for (const Place& place : transfer.dst_places) hasher.add(place.offset ^ (Index{place.file} << 40));
+    for (const layout::Array& array : transfer.src->arrays()) hasher.add(static_cast<std::uint64_t>(array.dtype));
+    for (const layout::Array& array : transfer.dst->arrays()) hasher.add(static_cast<std::uint64_t>(array.dtype));
+  }
+  for (const TargetFile& target : inputs.targets) {
+    hasher.add(target.size);
+    for (const TargetFile::Constant& constant : target.constants) {
+      hasher.add(constant.offset);
+      hasher.add(constant.bytes);
+    }
+  }
+  return hasher.value();
+}
+
+std::uint64_t Plan::schedule_hash() const {
+  Hasher hasher;
+  hasher.add(hash());
+  hasher.add(static_cast<std::uint64_t>(state_->route));
+  for (const std::int32_t owner : state_->span_owner) hasher.add(std::uint64_t{static_cast<std::uint32_t>(owner)});
+  for (const Rounds& list : state_->rounds) {
+    hasher.add(static_cast<std::uint64_t>(list.size()));
+    for (const auto& round : list) {
+      for (const Range& range : round) {
+        hasher.add(std::uint64_t{range.file});
+        hasher.add(range.begin);
+        hasher.add(range.end);
+      }
+    }
+  }
+  return hasher.value();
+}
+
+}  // namespace reshard::plan

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rounds.h"
+
+#include <algorithm>
+#include <cassert>
+#include <map>
+#include <numeric>
+
+namespace reshard::plan {
+namespace {
+
+using layout::StridedCopy;
+
+constexpr Index kShortRun = kMiB;          // reads below this cost more than their bytes
+constexpr Index kBridgedGap = 64 * kKiB;   // gaps that a read may bridge
+constexpr Index kPage = 4096;              // unit of direct I/O
+constexpr Index kFinestChunk = 64 * kKiB;  // smallest part of a span that is made at one time
+
+/// Next position in a slot that lies like `offset` lies in its file, so that direct I/O needs no copy.
+Index place_in_slot(Index cursor, Index offset) { return round_up(cursor, kPage) + offset % kPage; }
+
+/// Disjoint sets of small numbers.
+class Sets {
+ public:
+  explicit Sets(std::size_t n) : parent_(n) { std::iota(parent_.begin(), parent_.end(), std::size_t{0}); }
+  std::size_t root(std::size_t i) {
+    while (parent_[i] != i) i = parent_[i] = parent_[parent_[i]];
+    return i;
+  }
+  /// The smaller number becomes the root.
+  void join(std::size_t a, std::size_t b) {
+    a = root(a);
+    b = root(b);
+    if (a != b) parent_[std::max(a, b)] = std::min(a, b);
+  }
+
+ private:
+  std::vector<std::size_t> parent_;
+};
+
+/// Appends the parts of `target` between multiples of `chunk` and, where they are far enough apart, between the natural
+/// boundaries of its ops. Twins are cut alike.
+void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vector<Range>& parts) {
+  std::vector<Index> cuts = {target.begin, target.end};
+  for (Index at = round_up(target.begin + 1, chunk); at < target.end; at += chunk) {
+    cuts.push_back(inputs.dst_map.snap(target.file, at));
+  }
+  const auto add_boundaries = [&](const Range& range) {
+    for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
+      for (const Index at : {stored.begin, stored.end}) cuts.push_back(at);
+      for (const Operation& op : inputs.operations.into(stored.transfer, stored.array)) {
+        const layout::Reach reach = dst_reach(inputs.operations.strided(op));
+        if ((reach.end - reach.begin) * stored.element < kFinestChunk) continue;
+        cuts.push_back(stored.begin + reach.begin * stored.element);
+        cuts.push_back(stored.begin + reach.end * stored.element);
+      }
+    }
+  };
+  add_boundaries(target);
+  if (inputs.twins) {
+    const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
+    add_boundaries({target.file < half ? target.file + half : target.file - half, target.begin, target.end});
+  }
+  std::sort(cuts.begin(), cuts.end());
+  Index from = target.begin;
+  for (const Index at : cuts) {
+    if (at - from < std::min(kFinestChunk, chunk) || at > target.end) continue;
+    if (at < target.end && target.end - at < std::min(kFinestChunk, chunk)) continue;
+    parts.push_back({target.file, from, at});
+    from = at;
+  }
+  if (from < target.end) parts.push_back({target.file, from, target.end});
+}
+
+Index total(const std::vector<Range>& ranges) {
+  Index bytes = 0;
+  for (const Range& range : ranges) bytes += range.size();
+  return bytes;
+}
+
+}  // namespace
+
+void for_each_operation(const Inputs& inputs, const Range& range,
+                        const std::function<void(const CutOperation&)>& visit) {
+  std::vector<StridedCopy> parts;
+  for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
+    const Transfer& transfer = inputs.transfers[stored.transfer];
+    // Ranges are cut at element boundaries.
+    const Index low = std::max<Index>(0, (range.begin - stored.begin) / stored.element);
+    const Index high = (std::min(range.end, stored.end) - stored.begin) / stored.element;
+    const std::span<const Operation> ops = inputs.operations.into(stored.transfer, stored.array);
+    const Index longest = inputs.operations.longest_reach(stored.transfer, stored.array);
+    auto op = std::partition_point(ops.begin(), ops.end(), [&](const Operation& o) { return o.dst <= low - longest; });
+    for (; op != ops.end() && op->dst < high; ++op) {
+      parts.clear();
+      cut_by_dst(inputs.operations.strided(*op), low, high, parts);
+      const Place& src = transfer.src_places[op->src_array];
+      for (const StridedCopy& part : parts) {
+        visit({&*op, part, src.offset, stored.begin, src.file, transfer.src->arrays()[op->src_array].dtype,
+               transfer.dst->arrays()[stored.array].dtype});
+      }
+    }
+  }
+}
+
+void source_ranges(const CutOperation& operation, Grain grain, std::vector<Range>& ranges) {
+  StridedCopy copy = operation.copy;
+  order_by_src(copy);
+  const Index element = bytes_of(operation.src_dtype);
+  Index block = element;  // bytes that the loops folded so far span
+  int outer = copy.rank;
+  while (outer > 0) {
+    const layout::Loop& loop = copy.loops[outer - 1];
+    const Index gap = loop.src * element - block;
+    const bool fold = gap <= 0 || (grain == Grain::block ? block < kShortRun : gap <= kBridgedGap);
+    if (!fold) break;
+    block += (loop.size - 1) * loop.src * element;
+    --outer;
+  }
+  const Index begin = operation.src_begin + copy.src * element;
+  Index at[layout::kMaxRank] = {};
+  while (true) {
+    Index offset = begin;
+    for (int k = 0; k < outer; ++k) offset += at[k] * copy.loops[k].src * element;
+    ranges.push_back({operation.src_file, offset, offset + block});
+    int k = outer - 1;
+    while (k >= 0 && ++at[k] == copy.loops[k].size) at[k--] = 0;
+    if (k < 0) break;
+  }
+}
+
+void merge_ranges(std::vector<Range>& ranges, Index gap) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.file != b.file ? a.file < b.file : a.begin < b.begin; });
+  std::size_t kept = 0;
+  for (const Range& range : ranges) {
+    if (kept > 0 && ranges[kept - 1].file == range.file && range.begin <= ranges[kept - 1].end + gap) {
+      ranges[kept - 1].end = std::max(ranges[kept - 1].end, range.end);
+    } else {
+      ranges[kept++] = range;
+    }
+  }
+  ranges.resize(kept);
+}
+
+Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets) {
+  Needed needed;
+  for (const Grain grain : {Grain::block, Grain::run}) {
+    needed = {};
+    for (const Range& target : targets) {
+      for_each_operation(inputs, target, [&](const CutOperation& operation) {
+        source_ranges(operation, grain, needed.ranges);
+        needed.used += operation.copy.volume() * bytes_of(operation.src_dtype);
+      });
+    }
+    // Exact bytes decide whether the coarse ranges waste much; gaps are bridged after that.
+    merge_ranges(needed.ranges, 0);
+    needed.bytes = total(needed.ranges);
+    if (needed.bytes <= needed.used + needed.used / 64) break;
+  }
+  return needed;
+}
+
+std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<Range>& targets) {
+  struct Interval {
+    Range range;
+    std::size_t target;
+  };
+  std::vector<Interval> intervals;
+  std::vector<Range> ranges;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    ranges.clear();
+    for_each_operation(inputs, targets[i],
+                       [&](const CutOperation& operation) { source_ranges(operation, Grain::block, ranges); });
+    merge_ranges(ranges, 0);
+    for (const Range& range : ranges) intervals.push_back({range, i});
+  }
+  std::sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) {
+    if (a.range.file != b.range.file) return a.range.file < b.range.file;
+    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin : a.target < b.target;
+  });
+  Sets sets(targets.size());
+  std::size_t farthest = 0;
+  for (std::size_t i = 1; i < intervals.size(); ++i) {
+    if (intervals[i].range.file != intervals[farthest].range.file) farthest = i;
+    for (const std::size_t other : {i - 1, farthest}) {
+      const Range &a = intervals[other].range, &b = intervals[i].range;
+      if (other == i || a.file != b.file) continue;
+      const Index shared = std::min(a.end, b.end) - b.begin;
+      if (shared > 0 && shared * 16 > std::min(a.size(), b.size()))
+        sets.join(intervals[other].target, intervals[i].target);
+    }
+    if (intervals[i].range.end > intervals[farthest].range.end) farthest = i;
+  }
+  if (inputs.twins) {
+    // Equal ranges of a file and of its twin belong together.
+    const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
+    std::map<std::tuple<std::uint32_t, Index>, std::size_t> first;
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      const auto [at, fresh] = first.emplace(std::tuple(targets[i].file % half, targets[i].begin), i);
+      if (!fresh) sets.join(at->second, i);
+    }
+  }
+  std::vector<std::vector<Range>> components;
+  std::vector<std::size_t> number(targets.size(), targets.size());
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const std::size_t root = sets.root(i);
+    if (number[root] == targets.size()) {
+      number[root] = components.size();
+      components.emplace_back();
+    }
+    components[number[root]].push_back(targets[i]);
+  }
+  return components;
+}
+
+std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes,
+                                           bool force) {
+  std::vector<std::vector<Range>> pieces;  // by target order
+  const auto refine = [&](const auto& self, const std::vector<Range>& component, Index chunk) -> void {
+    const Index work = std::max(total(component), needed_sources(inputs, component).bytes);
+    if (work <= round_bytes) {
+      pieces.push_back(component);
+      return;
+    }
+    if (chunk < kFinestChunk) {
+      if (!force || work <= 4 * round_bytes) {
+        pieces.push_back(component);
+        return;
+      }
+      // Consecutive parts, as many at a time as fit.
+      std::vector<Range> some;
+      for (const Range& range : component) {
+        some.push_back(range);
+        if (some.size() > 1 && std::max(total(some), needed_sources(inputs, some).bytes) > 4 * round_bytes) {
+          some.pop_back();
+          pieces.push_back(some);
+          some = {range};
+        }
+      }
+      pieces.push_back(some);
+      return;
+    }
+    std::vector<Range> parts;
+    for (const Range& range : component) cut_target(inputs, range, chunk, parts);
+    std::vector<std::vector<Range>> components = linked(inputs, parts);
+    // Where finer parts hang together all the same, only the very finest cuts can help, and only by force.
+    if (components.size() == 1 && !force) {
+      if (chunk > kMiB) return self(self, component, chunk / 4);
+      pieces.push_back(component);
+      return;
+    }
+    for (const std::vector<Range>& finer : components) self(self, finer, chunk / 2);
+  };
+  refine(refine, group, std::min(kSpanBytes, round_bytes) / 2);
+
+  // Small neighbours share a round.
+  std::vector<std::vector<Range>> rounds;
+  Index written = 0, read = 0;
+  for (std::vector<Range>& piece : pieces) {
+    const Index piece_written = total(piece), piece_read = needed_sources(inputs, piece).bytes;
+    if (rounds.empty() || std::max(written + piece_written, read + piece_read) > round_bytes) {
+      rounds.emplace_back();
+      written = read = 0;
+    }
+    rounds.back().insert(rounds.back().end(), piece.begin(), piece.end());
+    written += piece_written;
+    read += piece_read;
+  }
+  return rounds;
+}
+
+Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
+                int rank, int ranks, bool exchange) {
+  Round round;
+  Needed needed = needed_sources(inputs, targets);
+  merge_ranges(needed.ranges, kBridgedGap);
+
+  // Who reads what.
+  std::vector<Segment> segments;
+  if (exchange) {
+    const Index all = total(needed.ranges);
+    Index before = 0;
+    for (const Range& range : needed.ranges) {
+      Index begin = range.begin;
+      for (int reader = 0; reader < ranks; ++reader) {
+        // Stripe of `reader`: bytes [all * reader / ranks, all * (reader + 1) / ranks) of the ranges laid end to end.
+        const Index stripe_end = static_cast<Index>(static_cast<__int128>(all) * (reader + 1) / ranks);
+        Index end = std::min(range.end, range.begin + stripe_end - before);
+        if (end < range.end && end > begin) end = std::max(begin, inputs.src_map.snap(range.file, end / kPage * kPage));
+        if (end <= begin) continue;
+        segments.push_back({{range.file, begin, end}, reader, 0});
+        begin = end;
+      }
+      if (begin < range.end) segments.push_back({{range.file, begin, range.end}, ranks - 1, 0});
+      before += range.size();
+    }
+  } else {
+    for (const Range& range : needed.ranges) segments.push_back({range, rank, 0});
+  }
+  Index cursor = 0;
+  for (Segment& segment : segments) {
+    if (segment.reader != rank) continue;
+    segment.slot_offset = place_in_slot(cursor, segment.range.begin);
+    cursor = segment.slot_offset + segment.range.size();
+    round.reads.push_back({segment.range.file, segment.range.begin, segment.range.size(), segment.slot_offset});
+  }
+
+  // Where own ranges stand in the output slot; neighbours are written as one.
+  struct Own {
+    const Range* range;
+    Index slot_offset;
+    std::uint32_t write;
+  };
+  std::vector<Own> own;
+  std::vector<int> writers;
+  for (const Range& target : targets) {
+    writers.push_back(owner(target));
+    if (writers.back() == rank) own.push_back({&target, 0, 0});
+  }
+  std::sort(own.begin(), own.end(), [](const Own& a, const Own& b) {
+    return a.range->file != b.range->file ? a.range->file < b.range->file : a.range->begin < b.range->begin;
+  });
+  cursor = 0;
+  for (Own& part : own) {
+    const bool joins = !round.writes.empty() && round.writes.back().file == part.range->file &&
+                       round.writes.back().offset + round.writes.back().length == part.range->begin &&
+                       part.range->begin % kSpanBytes != 0;
+    if (joins) {
+      part.slot_offset = cursor;
+      round.writes.back().length += part.range->size();
+    } else {
+      part.slot_offset = place_in_slot(cursor, part.range->begin);
+      round.writes.push_back({part.range->file, part.range->begin, part.range->size(), part.slot_offset});
+    }
+    part.write = static_cast<std::uint32_t>(round.writes.size() - 1);
+    cursor = part.slot_offset + part.range->size();
+  }
+  std::vector<const Own*> own_of(targets.size(), nullptr);
+  for (const Own& part : own) own_of[static_cast<std::size_t>(part.range - targets.data())] = &part;
+
+  // Copies, in an order that sender and receiver share: targets as given, ops by destination, parts by source.
+  std::map<int, std::vector<Copy>> outgoing, arriving;
+  std::map<int, Index> outgoing_bytes, arriving_bytes;
+  std::vector<StridedCopy> parts;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const Range& target = targets[i];
+    const int writer = writers[i];
+    if (!exchange && writer != rank) continue;
+    const Own* mine = own_of[i];
+    Index covered = 0;
+    for_each_operation(inputs, target, [&](const CutOperation& operation) {
+      const Index src_element = bytes_of(operation.src_dtype), dst_element = bytes_of(operation.dst_dtype);
+      StridedCopy by_src = operation.copy;
+      order_by_src(by_src);
+      const layout::Reach reach = src_reach(by_src);
+      const Index reach_begin = operation.src_begin + reach.begin * src_element;
+      const Index reach_end = operation.src_begin + reach.end * src_element;
+      covered += by_src.volume() * dst_element;
+      auto segment = std::partition_point(segments.begin(), segments.end(), [&](const Segment& s) {
+        return s.range.file != operation.src_file ? s.range.file < operation.src_file : s.range.end <= reach_begin;
+      });
+      for (; segment != segments.end() && segment->range.file == operation.src_file && segment->range.begin < reach_end;
+           ++segment) {
+        const bool sends = segment->reader == rank && writer != rank,
+                   receives = segment->reader != rank && writer == rank;
+        const bool local = segment->reader == rank && writer == rank;
+        if (!sends && !receives && !local) continue;
+        // Positions of the segment in elements of the source array; bytes of gaps do not matter.
+        const Index low = segment->range.begin <= operation.src_begin
+                              ? 0
+                              : ceil_div(segment->range.begin - operation.src_begin, src_element);
+        const Index high = (segment->range.end - operation.src_begin) / src_element;
+        parts.clear();
+        cut_by_src(by_src, low, high, parts);
+        for (const StridedCopy& part : parts) {
+          Copy copy;
+          copy.src_dtype = operation.src_dtype;
+          copy.dst_dtype = sends ? operation.src_dtype : operation.dst_dtype;
+          copy.strided = part;
+          copy.strided.src = copy.strided.dst = 0;
+          if (writer == rank) {
+            copy.line = operation.operation->line;
+            copy.write = mine->write;
+            copy.dst_slot = Slot::output;
+            copy.dst_byte = mine->slot_offset + operation.dst_begin + part.dst * dst_element - target.begin;
+          }
+          if (local || sends) {
+            copy.src_slot = Slot::source;
+            copy.src_byte = segment->slot_offset + operation.src_begin + part.src * src_element - segment->range.begin;
+          }
+          if (local) {
+            order_by_dst(copy.strided);
+            round.place.push_back(copy);
+            continue;
+          }
+          const int peer = sends ? writer : segment->reader;
+          Index& at = (sends ? outgoing_bytes : arriving_bytes)[peer];
+          Index dense = 1;
+          for (int k = part.rank; k-- > 0;) {
+            (sends ? copy.strided.loops[k].dst : copy.strided.loops[k].src) = dense;
+            dense *= part.loops[k].size;
+          }
+          if (sends) {
+            copy.dst_slot = Slot::outgoing;
+            copy.dst_byte = at;
+            copy.line = kNoLine;
+          } else {
+            copy.src_slot = Slot::received;
+            copy.src_byte = at;
+          }
+          (sends ? outgoing : arriving)[peer].push_back(copy);
+          at = round_up(at + dense * src_element, 8);
+        }
+      }
+    });
+    if (writer != rank) continue;
+    if (covered < target.size()) round.constants.push_back({mine->slot_offset, target.size(), nullptr});
+    for (const TargetFile::Constant& constant : inputs.targets[target.file].constants) {
+      const Index begin = std::max(constant.offset, target.begin);
+      const Index end = std::min(constant.offset + static_cast<Index>(constant.bytes.size()), target.end);
+      if (begin >= end) continue;
+      round.constants.push_back(
+          {mine->slot_offset + begin - target.begin, end - begin, constant.bytes.data() + (begin - constant.offset)});
+    }
+  }
+
+  // Messages lie one after the other by peer.
+  cursor = 0;
+  for (auto& [peer, copies] : outgoing) {
+    for (Copy& copy : copies) {
+      copy.dst_byte += cursor;
+      round.pack.push_back(copy);
+    }
+    round.sends.push_back({peer, cursor, outgoing_bytes[peer]});
+    cursor = round_up(cursor + outgoing_bytes[peer], 64);
+  }
+  cursor = 0;
+  for (auto& [peer, copies] : arriving) {
+    for (Copy& copy : copies) {
+      copy.src_byte += cursor;
+      round.place.push_back(copy);
+    }
+    round.receives.push_back({peer, cursor, arriving_bytes[peer]});
+    cursor = round_up(cursor + arriving_bytes[peer], 64);
+  }
+  return round;
+}
+
+}  // namespace reshard::plan

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "files.h"
+#include "reshard/plan/plan.h"
+
+namespace reshard::plan {
+
+/// What all of a plan's rounds are made from.
+struct Inputs {
+  std::vector<Transfer> transfers;
+  std::vector<TargetFile> targets;
+  Operations operations;
+  FileMap src_map, dst_map;
+  bool twins = false;
+};
+
+/// A copy op cut to a range of a target file. Positions of the copy are elements of the two arrays.
+struct CutOperation {
+  const Operation* operation;
+  layout::StridedCopy copy;  ///< loops by falling destination stride
+  Index src_begin;           ///< byte of the source array's element 0 in its file
+  Index dst_begin;           ///< same for the target array
+  std::uint32_t src_file;
+  DType src_dtype, dst_dtype;
+};
+
+/// Calls visit(CutOperation) for every part of every op that writes into `range`, by rising destination array.
+void for_each_operation(const Inputs& inputs, const Range& range,
+                        const std::function<void(const CutOperation&)>& visit);
+
+/// How finely the source bytes of a copy are told apart.
+enum class Grain {
+  block,  ///< runs shorter than 1 MiB are taken together with the gaps between them
+  run,    ///< only gaps up to 64 KiB are bridged
+};
+
+/// Appends the byte ranges of the source file that a cut operation reads, by rising begin.
+void source_ranges(const CutOperation& operation, Grain grain, std::vector<Range>& ranges);
+
+/// Sorts and merges ranges that touch, overlap, or leave a gap of at most `gap` bytes.
+void merge_ranges(std::vector<Range>& ranges, Index gap);
+
+/// The ranges to read for some target ranges. `used`: source bytes that the operations name, repetitions included.
+struct Needed {
+  std::vector<Range> ranges;
+  Index bytes = 0, used = 0;
+};
+Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets);
+
+/// Ranges of target files that need the same source bytes, so that they had better be made at one time: components of
+/// the relation "share more than a sixteenth of what one of them reads at one place". Each component keeps the order of
+/// `targets`; components are in the order of their first range.
+std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<Range>& targets);
+
+/// Cuts a group of target ranges into rounds of about `round_bytes`: linked parts stay together; parts too large are
+/// cut finer, at natural boundaries of the ops. If `force`, linked parts that stay larger than four rounds are cut all
+/// the same and their sources read more than once.
+std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes,
+                                           bool force);
+
+/// Which rank reads which source bytes of a round, and where they land in its source slot.
+struct Segment {
+  Range range;
+  int reader;
+  Index slot_offset;
+};
+
+/// Spells out one round for one rank. `owner` gives the rank that writes a range. If `exchange`, the sources are read
+/// in even stripes by all ranks, else all by `rank`.
+Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
+                int rank, int ranks, bool exchange);
+
+}  // namespace reshard::plan

@@ -14,10 +14,6 @@
 namespace reshard::plan {
 namespace {
 
-/// Target and source bytes of one round, before the budget makes it smaller. Large enough that I/O runs at full speed,
-/// small enough that a few of them fit a cache-warm pool.
-constexpr Index kRoundBytes = 32 * kMiB;
-constexpr Index kSmallestRound = 256 * kKiB;
 constexpr double kReadOnce = 1.01;
 
 /// 64-bit FNV-1a over little-endian words: a fingerprint, not a cryptographic hash.
@@ -62,7 +58,7 @@ struct Plan::State {
   std::vector<std::int32_t> group_owner;   // direct: the rank; exchange: that of the first span
 
   // The attempt that fits the budget.
-  Index round_bytes = kRoundBytes;
+  Index round_bytes = 0;
   bool force = false;
   int depth = 3;
   std::vector<Rounds> rounds;  // direct: per rank; exchange: one list for all
@@ -75,7 +71,7 @@ struct Plan::State {
   Index slot_sum() const { return std::accumulate(slots.begin(), slots.end(), Index{0}); }
   Index plan_bytes() const;
   int owner_of(const Range& range) const {
-    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / kSpanBytes)];
+    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span)];
   }
   Round round(int rank, std::size_t number) const {
     const bool exchange = route == Route::exchange;
@@ -93,8 +89,8 @@ void Plan::State::make_groups() {
   span_base.assign(1, 0);
   for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
     const Index size = inputs.targets[f].size;
-    for (Index begin = 0; begin < size; begin += kSpanBytes)
-      spans.push_back({f, begin, std::min(size, begin + kSpanBytes)});
+    for (Index begin = 0; begin < size; begin += inputs.sizes.span)
+      spans.push_back({f, begin, std::min(size, begin + inputs.sizes.span)});
     span_base.push_back(static_cast<Index>(spans.size()));
     target_bytes += size;
   }
@@ -111,14 +107,14 @@ void Plan::State::deal(Route how) {
     return std::min(rank, static_cast<std::int32_t>(options.ranks - 1));
   };
   const auto span_of = [&](const Range& range) -> std::int32_t& {
-    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / kSpanBytes)];
+    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span)];
   };
   Index before = 0;
   if (how == Route::exchange) {
     // Whole files, or long runs of them, in target order.
     for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
-      for (Index begin = 0; begin < inputs.targets[f].size; begin += kSpanBytes) {
-        const Index size = std::min(kSpanBytes, inputs.targets[f].size - begin);
+      for (Index begin = 0; begin < inputs.targets[f].size; begin += inputs.sizes.span) {
+        const Index size = std::min(inputs.sizes.span, inputs.targets[f].size - begin);
         span_of({f, begin, begin + size}) = rank_at(before + size / 2);
         before += size;
       }
@@ -213,7 +209,7 @@ Index Plan::State::bytes_read() const {
   for (const Rounds& list : rounds) {
     for (const auto& round : list) {
       Needed needed = needed_sources(inputs, round);
-      merge_ranges(needed.ranges, 64 * kKiB);
+      merge_ranges(needed.ranges, inputs.sizes.bridged_gap);
       for (const Range& range : needed.ranges) bytes += range.size();
     }
   }
@@ -227,7 +223,7 @@ double Plan::State::amplification() const {
 Status Plan::State::fit() {
   Index smallest = 0;
   for (const bool by_force : {false, true}) {
-    for (Index bytes = kRoundBytes; bytes >= kSmallestRound; bytes /= 4) {
+    for (Index bytes = inputs.sizes.round; bytes >= inputs.sizes.smallest_round; bytes /= 4) {
       build(bytes, by_force);
       const Index fixed = plan_bytes() + options.table_bytes;
       for (depth = 4; depth >= 2; --depth) {
@@ -252,6 +248,7 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
   inputs.transfers = std::move(transfers);
   inputs.targets = std::move(targets);
   inputs.twins = options.twins;
+  inputs.sizes = options.sizes;
   RESHARD_TRY(inputs.src_map, FileMap::make(inputs.transfers, FileMap::Side::source));
   RESHARD_TRY(inputs.dst_map, FileMap::make(inputs.transfers, FileMap::Side::target));
   RESHARD_TRY(inputs.operations, Operations::intersect(inputs.transfers));
@@ -384,7 +381,7 @@ Index Plan::read_once_budget() const {
   trial.make_groups();
   trial.deal(state_->route);
   Index smallest = 0;
-  for (Index bytes = kRoundBytes; bytes >= kSmallestRound; bytes /= 4) {
+  for (Index bytes = trial.inputs.sizes.round; bytes >= trial.inputs.sizes.smallest_round; bytes /= 4) {
     trial.build(bytes, false);
     if (trial.amplification() > kReadOnce) continue;
     const Index needs = trial.plan_bytes() + trial.options.table_bytes + 2 * trial.slot_sum();

@@ -11,13 +11,8 @@ namespace {
 
 using layout::StridedCopy;
 
-constexpr Index kShortRun = kMiB;          // reads below this cost more than their bytes
-constexpr Index kBridgedGap = 64 * kKiB;   // gaps that a read may bridge
-constexpr Index kPage = 4096;              // unit of direct I/O
-constexpr Index kFinestChunk = 64 * kKiB;  // smallest part of a span that is made at one time
-
 /// Next position in a slot that lies like `offset` lies in its file, so that direct I/O needs no copy.
-Index place_in_slot(Index cursor, Index offset) { return round_up(cursor, kPage) + offset % kPage; }
+Index place_in_slot(Index cursor, Index offset, Index page) { return round_up(cursor, page) + offset % page; }
 
 /// Disjoint sets of small numbers.
 class Sets {
@@ -50,7 +45,7 @@ void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vec
       for (const Index at : {stored.begin, stored.end}) cuts.push_back(at);
       for (const Operation& op : inputs.operations.into(stored.transfer, stored.array)) {
         const layout::Reach reach = dst_reach(inputs.operations.strided(op));
-        if ((reach.end - reach.begin) * stored.element < kFinestChunk) continue;
+        if ((reach.end - reach.begin) * stored.element < inputs.sizes.finest) continue;
         cuts.push_back(stored.begin + reach.begin * stored.element);
         cuts.push_back(stored.begin + reach.end * stored.element);
       }
@@ -64,8 +59,8 @@ void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vec
   std::sort(cuts.begin(), cuts.end());
   Index from = target.begin;
   for (const Index at : cuts) {
-    if (at - from < std::min(kFinestChunk, chunk) || at > target.end) continue;
-    if (at < target.end && target.end - at < std::min(kFinestChunk, chunk)) continue;
+    if (at - from < std::min(inputs.sizes.finest, chunk) || at > target.end) continue;
+    if (at < target.end && target.end - at < std::min(inputs.sizes.finest, chunk)) continue;
     parts.push_back({target.file, from, at});
     from = at;
   }
@@ -103,7 +98,7 @@ void for_each_operation(const Inputs& inputs, const Range& range,
   }
 }
 
-void source_ranges(const CutOperation& operation, Grain grain, std::vector<Range>& ranges) {
+void source_ranges(const CutOperation& operation, Grain grain, const Sizes& sizes, std::vector<Range>& ranges) {
   StridedCopy copy = operation.copy;
   order_by_src(copy);
   const Index element = bytes_of(operation.src_dtype);
@@ -112,7 +107,7 @@ void source_ranges(const CutOperation& operation, Grain grain, std::vector<Range
   while (outer > 0) {
     const layout::Loop& loop = copy.loops[outer - 1];
     const Index gap = loop.src * element - block;
-    const bool fold = gap <= 0 || (grain == Grain::block ? block < kShortRun : gap <= kBridgedGap);
+    const bool fold = gap <= 0 || (grain == Grain::block ? block < sizes.short_run : gap <= sizes.bridged_gap);
     if (!fold) break;
     block += (loop.size - 1) * loop.src * element;
     --outer;
@@ -149,7 +144,7 @@ Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets) {
     needed = {};
     for (const Range& target : targets) {
       for_each_operation(inputs, target, [&](const CutOperation& operation) {
-        source_ranges(operation, grain, needed.ranges);
+        source_ranges(operation, grain, inputs.sizes, needed.ranges);
         needed.used += operation.copy.volume() * bytes_of(operation.src_dtype);
       });
     }
@@ -170,8 +165,9 @@ std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<R
   std::vector<Range> ranges;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     ranges.clear();
-    for_each_operation(inputs, targets[i],
-                       [&](const CutOperation& operation) { source_ranges(operation, Grain::block, ranges); });
+    for_each_operation(inputs, targets[i], [&](const CutOperation& operation) {
+      source_ranges(operation, Grain::block, inputs.sizes, ranges);
+    });
     merge_ranges(ranges, 0);
     for (const Range& range : ranges) intervals.push_back({range, i});
   }
@@ -223,7 +219,7 @@ std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vect
       pieces.push_back(component);
       return;
     }
-    if (chunk < kFinestChunk) {
+    if (chunk < inputs.sizes.finest) {
       if (!force || work <= 4 * round_bytes) {
         pieces.push_back(component);
         return;
@@ -246,13 +242,13 @@ std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vect
     std::vector<std::vector<Range>> components = linked(inputs, parts);
     // Where finer parts hang together all the same, only the very finest cuts can help, and only by force.
     if (components.size() == 1 && !force) {
-      if (chunk > kMiB) return self(self, component, chunk / 4);
+      if (chunk > inputs.sizes.short_run) return self(self, component, chunk / 4);
       pieces.push_back(component);
       return;
     }
     for (const std::vector<Range>& finer : components) self(self, finer, chunk / 2);
   };
-  refine(refine, group, std::min(kSpanBytes, round_bytes) / 2);
+  refine(refine, group, std::min(inputs.sizes.span, round_bytes) / 2);
 
   // Small neighbours share a round.
   std::vector<std::vector<Range>> rounds;
@@ -274,7 +270,7 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
                 int rank, int ranks, bool exchange) {
   Round round;
   Needed needed = needed_sources(inputs, targets);
-  merge_ranges(needed.ranges, kBridgedGap);
+  merge_ranges(needed.ranges, inputs.sizes.bridged_gap);
 
   // Who reads what.
   std::vector<Segment> segments;
@@ -287,7 +283,8 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
         // Stripe of `reader`: bytes [all * reader / ranks, all * (reader + 1) / ranks) of the ranges laid end to end.
         const Index stripe_end = static_cast<Index>(static_cast<__int128>(all) * (reader + 1) / ranks);
         Index end = std::min(range.end, range.begin + stripe_end - before);
-        if (end < range.end && end > begin) end = std::max(begin, inputs.src_map.snap(range.file, end / kPage * kPage));
+        if (end < range.end && end > begin)
+          end = std::max(begin, inputs.src_map.snap(range.file, end / inputs.sizes.page * inputs.sizes.page));
         if (end <= begin) continue;
         segments.push_back({{range.file, begin, end}, reader, 0});
         begin = end;
@@ -301,7 +298,7 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
   Index cursor = 0;
   for (Segment& segment : segments) {
     if (segment.reader != rank) continue;
-    segment.slot_offset = place_in_slot(cursor, segment.range.begin);
+    segment.slot_offset = place_in_slot(cursor, segment.range.begin, inputs.sizes.page);
     cursor = segment.slot_offset + segment.range.size();
     round.reads.push_back({segment.range.file, segment.range.begin, segment.range.size(), segment.slot_offset});
   }
@@ -325,12 +322,12 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
   for (Own& part : own) {
     const bool joins = !round.writes.empty() && round.writes.back().file == part.range->file &&
                        round.writes.back().offset + round.writes.back().length == part.range->begin &&
-                       part.range->begin % kSpanBytes != 0;
+                       part.range->begin % inputs.sizes.span != 0;
     if (joins) {
       part.slot_offset = cursor;
       round.writes.back().length += part.range->size();
     } else {
-      part.slot_offset = place_in_slot(cursor, part.range->begin);
+      part.slot_offset = place_in_slot(cursor, part.range->begin, inputs.sizes.page);
       round.writes.push_back({part.range->file, part.range->begin, part.range->size(), part.slot_offset});
     }
     part.write = static_cast<std::uint32_t>(round.writes.size() - 1);

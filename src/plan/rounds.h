@@ -16,6 +16,7 @@ struct Inputs {
   Operations operations;
   FileMap src_map, dst_map;
   bool twins = false;
+  Sizes sizes;
 };
 
 /// A copy op cut to a range of a target file. Positions of the copy are elements of the two arrays.
@@ -34,12 +35,12 @@ void for_each_operation(const Inputs& inputs, const Range& range,
 
 /// How finely the source bytes of a copy are told apart.
 enum class Grain {
-  block,  ///< runs shorter than 1 MiB are taken together with the gaps between them
-  run,    ///< only gaps up to 64 KiB are bridged
+  block,  ///< short runs are taken together with the gaps between them
+  run,    ///< only small gaps are bridged
 };
 
 /// Appends the byte ranges of the source file that a cut operation reads, by rising begin.
-void source_ranges(const CutOperation& operation, Grain grain, std::vector<Range>& ranges);
+void source_ranges(const CutOperation& operation, Grain grain, const Sizes& sizes, std::vector<Range>& ranges);
 
 /// Sorts and merges ranges that touch, overlap, or leave a gap of at most `gap` bytes.
 void merge_ranges(std::vector<Range>& ranges, Index gap);

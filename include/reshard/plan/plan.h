@@ -13,8 +13,8 @@
 
 namespace reshard::plan {
 
-/// Bytes [k * kSpanBytes, (k + 1) * kSpanBytes) of a target file are span k: the unit of ownership and of the journal. It
-/// depends on the target alone, never on ranks, parts, budget, route or device.
+/// Bytes [k * kSpanBytes, (k + 1) * kSpanBytes) of a target file are span k: the unit of ownership and of the journal.
+/// It depends on the target alone, never on ranks, parts, budget, route or device.
 inline constexpr Index kSpanBytes = 16 * kMiB;
 
 enum class Route {
@@ -24,7 +24,8 @@ enum class Route {
 };
 std::string_view to_string(Route route);
 
-/// A target file: its size, and the bytes in it that no array fills. Bytes that neither arrays nor constants fill are zero.
+/// A target file: its size, and the bytes in it that no array fills. Bytes that neither arrays nor constants fill are
+/// zero.
 struct TargetFile {
   Index size = 0;
   struct Constant {
@@ -34,6 +35,17 @@ struct TargetFile {
   std::vector<Constant> constants;
 };
 
+/// Sizes in bytes that shape a plan. Tests use small ones, so that small models have many spans and rounds.
+struct Sizes {
+  Index span = kSpanBytes;
+  Index round = 32 * kMiB;  ///< of a round, before the budget makes it smaller: I/O runs at full speed
+  Index smallest_round = 256 * kKiB;
+  Index short_run = kMiB;         ///< reads below this cost more than their bytes
+  Index bridged_gap = 64 * kKiB;  ///< a read may bridge a gap of this size
+  Index finest = 64 * kKiB;       ///< smallest part of a span that is made at one time
+  Index page = 4096;              ///< unit of direct I/O
+};
+
 struct Options {
   int ranks = 1;
   Index memory_budget = kGiB;  ///< bytes per rank, for tables, plan and slots
@@ -41,6 +53,7 @@ struct Options {
   Route route = Route::automatic;
   /// The second half of the target files repeats the first (two sources side by side): equal chunks go into one round.
   bool twins = false;
+  Sizes sizes = {};
 };
 
 /// The whole recipe: which rank reads, moves and writes what, in which order. A value; the same on all ranks.
@@ -52,7 +65,7 @@ class Plan {
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
 
-  Route route() const;             ///< the one chosen
+  Route route() const;  ///< the one chosen
   std::string route_reason() const;
   int ranks() const;
   const Operations& operations() const;
@@ -61,10 +74,10 @@ class Plan {
   /// What one rank will move, by spelling out its rounds: the executor's counters must equal it. Local, pure.
   Totals totals(int rank) const;
 
-  Index source_bytes() const;      ///< source bytes that the target needs, each once
-  Index target_bytes() const;      ///< bytes of all target files
-  Index slot_memory_bytes() const; ///< of one rank, at the depth chosen
-  Index memory_bytes() const;      ///< of the plan itself
+  Index source_bytes() const;       ///< source bytes that the target needs, each once
+  Index target_bytes() const;       ///< bytes of all target files
+  Index slot_memory_bytes() const;  ///< of one rank, at the depth chosen
+  Index memory_bytes() const;       ///< of the plan itself
   /// Smallest budget with which each source byte is read once (amplification <= 1.01). Costs several plannings.
   Index read_once_budget() const;
   /// Rank that writes a span.

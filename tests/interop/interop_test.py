@@ -18,9 +18,9 @@ import tempfile
 import unittest
 
 try:
-    import h5py  # noqa: F401  (read_hdf5 needs it)
     import numpy as np
     import safetensors
+    from read_hdf5 import read_files
 except ImportError as error:
     print(f"skipped: {error}; tests/install/deps.sh --tests installs it, -DRESHARD_PYTHON names the interpreter")
     sys.exit(77)
@@ -282,6 +282,8 @@ class Hdf5(Case):
                 ranks = 1 + number % 3
                 archive = self.convert(hf(case), f"{case}.h5", "--to", "hdf5", ranks=ranks)
                 self.assert_same(read(archive), read(hf(case)))
+                inside = read_files(archive)
+                self.assertEqual(inside["generation_config.json"], (hf(case) / "generation_config.json").read_bytes())
                 back = self.convert(archive, f"{case}-back", "--to", "hf", ranks=ranks)
                 direct = self.convert(hf(case), f"{case}-direct", "--to", "hf")
                 self.assert_same(read(back), read(hf(case)))

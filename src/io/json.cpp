@@ -52,13 +52,6 @@ std::string_view token_before(std::string_view text, std::size_t end) {
 
 std::string decode(std::string_view token) { return Json::parse(token).get<std::string>(); }
 
-/// Text from a file as part of a message: one line of bounded length.
-std::string shown(std::string_view text) {
-  const bool cut = text.size() > kMaxShown;
-  return Json(std::string(text.substr(0, kMaxShown))).dump(-1, ' ', true, Json::error_handler_t::replace) +
-         (cut ? "..." : "");
-}
-
 class Handler {
  public:
   Handler(std::string_view text, const JsonLimits& limits, JsonVisitor& visitor, const char*& place)
@@ -133,7 +126,7 @@ class Handler {
     std::sort(names.begin(), names.end());
     for (std::size_t i = 1; i < names.size(); ++i) {
       if (names[i].first != names[i - 1].first) continue;
-      reason_ = fmt::format("duplicate key {}", shown(names[i].first));
+      reason_ = fmt::format("duplicate key {}", in_quotes(names[i].first));
       place_ = text_.data() + names[i].second;
       return false;
     }
@@ -169,6 +162,11 @@ std::string find_trap(std::string_view text, const JsonLimits& limits, std::size
 }
 
 }  // namespace
+
+std::string in_quotes(std::string_view text) {
+  const bool cut = text.size() > kMaxShown;
+  return Json(std::string(text.substr(0, kMaxShown))).dump(-1, ' ', true, Json::error_handler_t::replace) + (cut ? "..." : "");
+}
 
 Status visit_json(std::string_view text, const std::string& path, const JsonLimits& limits, JsonVisitor& visitor) {
   const auto failure = [&](const std::string& reason, std::size_t at) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <map>
-#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,9 +26,10 @@ struct Entry {
 
 /// What a file says about itself, before a byte of data is read.
 struct FileDirectory {
-  std::vector<Entry> entries;
+  std::vector<Entry> entries;                   ///< in the order of their extents, which are disjoint and in the file
   std::map<std::string, std::string> metadata;  ///< safetensors __metadata__; HDF5 root attributes
   std::map<std::string, std::string> files;     ///< side files that travel inside (HDF5 /files/)
+  std::map<std::string, std::string> item_digests;  ///< the texts that finish() stored, by entry (HDF5)
 };
 
 /// Constant bytes of a target file: headers, and whatever lies between the arrays.
@@ -42,17 +44,20 @@ struct FileSpec {
     std::string name;
     DType dtype;
     Shape shape;
+    Index digest_bytes = 0;  ///< exact length of the text that finish() will store with the item, if the container can
   };
   std::vector<Item> items;
   std::map<std::string, std::string> metadata;
-  std::map<std::string, std::string> files;  ///< side files that the container carries
+  bool write_empty_metadata =
+      false;  ///< safetensors: "__metadata__":{} where there is none (Nanotron's loader wants it)
+  std::map<std::string, std::string> files;  ///< side files that the container carries, by relative path
 };
 
 /// Where everything of a target file lies; a function of the FileSpec alone.
 struct FileImage {
   Index size = 0;
   std::vector<Index> offsets;     ///< of each item, bytes
-  std::vector<Segment> segments;  ///< written with the data (spans cover them)
+  std::vector<Segment> segments;  ///< written with the data (spans cover them), ascending and outside of the items
 };
 
 /// A byte-level file type, as a directory of extents. Implementations hold no state.
@@ -60,20 +65,23 @@ class Container {
  public:
   virtual ~Container() = default;
   virtual std::string_view name() const = 0;
-  /// Reads headers only. Errors (input) name the file, and tensor and byte where there are some. Local.
+  /// Reads headers only. `path` names the file in errors. Errors (input) name the file, and
+  /// tensor and byte where there are some; a file of another kind is called what it seems to be. Local, thread-safe.
   virtual Expected<FileDirectory> read_directory(io::Source& source, const std::string& path) const = 0;
-  /// Pure but for scratch files. Errors (usage): something that the container cannot hold. Local.
+  /// The bytes between segments and items are zeros. Pure but for scratch files. Errors (usage): something that the
+  /// container cannot hold. Local, thread-safe.
   virtual Expected<FileImage> lay_out(const FileSpec& spec) const = 0;
-  /// Bytes that depend on the data (digests, CRCs, completion marks), written by one process after all others have synced
-  /// and closed the file; in the order given. `line_digests` maps an item's name to the text to store with it. Local.
+  /// Bytes that depend on the data (digests, CRCs, completion marks), written by one process after all others have
+  /// synced and closed the file; in the order given, the last one making the file valid. `item_digests` maps an item's
+  /// name to the text to store with it, digest_bytes long. Same arguments, same bytes. Local, thread-safe.
   virtual Expected<std::vector<Segment>> finish(const FileSpec& spec, const FileImage& image,
                                                 const std::map<std::string, std::string>& item_digests) const = 0;
 };
 
 const Container* find(std::string_view name);  ///< nullptr if there is none
 
-/// Says what a file that is no checkpoint seems to be ("a git-LFS pointer: run git lfs pull", "an HTML page", ...), from its
-/// first bytes; empty if nothing known.
+/// Says what a file that is no checkpoint seems to be ("a git-LFS pointer: run git lfs pull", "an HTML page", ...),
+/// from its first bytes (512 are enough); empty if nothing known. read_directory says it by itself.
 std::string describe_foreign(std::span<const std::byte> first_bytes);
 
 }  // namespace reshard::container

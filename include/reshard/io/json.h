@@ -52,6 +52,9 @@ struct JsonLimits {
 /// (input): `path`, the byte and the reason. Local.
 Status visit_json(std::string_view text, const std::string& path, const JsonLimits& limits, JsonVisitor& visitor);
 
+/// Text from a file as part of a message: in quotes, one line, of bounded length.
+std::string in_quotes(std::string_view text);
+
 /// Parses a small JSON text (a configuration) as strictly as visit_json. Errors (input). Local.
 Expected<nlohmann::json> parse_strict_json(std::string_view text, const std::string& path);
 

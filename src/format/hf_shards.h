@@ -3,10 +3,8 @@
 
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "reshard/base/expected.h"
 #include "reshard/base/index.h"
 
 namespace reshard::format {
@@ -26,10 +24,6 @@ struct ShardIndex {
   std::map<std::string, std::string> weight_map;  ///< array -> file
 
   std::string to_text() const;
-  /// Only `weight_map` has to be there; `total_size` is -1 where it is not told. Errors (input): not such a file, a
-  /// file name that is not a plain name in the same folder, more than 100,000 files, or shards of two different totals.
-  /// Local.
-  static Expected<ShardIndex> parse(std::string_view text, const std::string& path);
 };
 
 }  // namespace reshard::format

@@ -215,7 +215,9 @@ Generator::Generator(std::shared_ptr<const layout::Layout> layout)
     const auto is_axis = [&](int fused, std::string_view name) {
       return axes[static_cast<std::size_t>(fusion.first[static_cast<std::size_t>(fused)])].name == name;
     };
-    for (const layout::Piece& piece : layout_->pieces(tensor, fusion)) {
+    std::vector<layout::Piece> pieces;
+    layout_->pieces(tensor, fusion, pieces);
+    for (const layout::Piece& piece : pieces) {
       // A part for each value of the instance axes, which have loops of their own.
       int layer_axis = -1, expert_axis = -1;
       layout::StridedCopy place;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,10 +11,13 @@
 #include "reshard/comm/comm.h"
 #include "reshard/container/container.h"
 #include "reshard/layout/layout.h"
+#include "reshard/model/generic.h"
 #include "reshard/model/library.h"
 #include "reshard/model/spec.h"
 
 namespace reshard::format {
+
+class Generator;
 
 /// All headers of a checkpoint, as one table.
 struct Directory {
@@ -52,8 +56,8 @@ struct Sidecar {
 struct Probe {
   model::Spec spec;
   layout::Mesh mesh;
-  layout::Placement placement;
-  layout::Scope options;  ///< numbers for conditions of the table (rope_interleaved, ...)
+  layout::Scope options;    ///< numbers for conditions of the table (rope_interleaved, ...)
+  std::string config_path;  ///< where the spec comes from, for messages
   Directory directory;
   std::vector<Sidecar> carried;    ///< tokenizer, generation config and the like
   std::vector<std::string> notes;  ///< for people, on stderr
@@ -71,12 +75,13 @@ struct TargetOptions {
   std::string final_path;  ///< where the checkpoint will stand, for side files that name it
   /// Facts that are the same for every run (program version, description of the source), for containers that have room.
   std::map<std::string, std::string> provenance;
+  /// Length of the text (digests) that will be stored with an array, for containers that have room. Empty: none.
+  std::function<Index(const layout::Layout& layout, std::uint32_t array)> digest_bytes;
 };
 
 /// How the target's table is to be instantiated.
 struct TargetChoice {
   layout::Mesh mesh;
-  layout::Placement placement;
   layout::Scope options;
 };
 
@@ -127,6 +132,8 @@ class Format {
   /// Side files of the target: those written from the spec, then the carried ones it has a place for. Errors (usage).
   /// Local.
   virtual Expected<std::vector<Sidecar>> sidecars(const SidecarInput& input, std::vector<std::string>& notes) const = 0;
+  /// One-file formats: puts the side files into the file. Errors (input): one that cannot be read. Local.
+  virtual Status put_inside(const SidecarInput& input, const std::vector<Sidecar>& sidecars, TargetFile& file) const;
 };
 
 /// A format by its name: one of those built in, or one that only a table of the library describes (plain safetensors
@@ -143,9 +150,12 @@ struct Checkpoint {
   std::shared_ptr<const layout::Layout> layout;
   /// Per array of the layout: its entry in probe.directory. Every array has one.
   std::vector<std::uint32_t> locations;
+  /// Arrays that no table describes: those of the family generic, or those that passthrough carries.
+  std::vector<model::NamedArray> named;
   std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded
   io::Follow follow = io::Follow::cache;
-  bool synthetic = false;  ///< no file exists: the bytes are generated
+  bool synthetic = false;                      ///< no file exists: the bytes are generated
+  std::shared_ptr<const Generator> generator;  ///< of a synthetic source
 };
 
 /// Detects, probes, predicts and reconciles. Path forms: a folder, a file, `org/name[@rev]` in the Hugging Face cache,
@@ -176,5 +186,8 @@ struct Target {
 /// files.
 Expected<Target> describe_target(const Checkpoint& source, const std::string& format, const TargetOptions& options,
                                  const model::Library& library);
+
+/// Digest lines that an array holds (parts of), rising. Pure.
+std::vector<Index> lines_of(const layout::Layout& layout, std::uint32_t array);
 
 }  // namespace reshard::format

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "detect.h"
+#include "directory.h"
+#include "hf_cache.h"
+#include "placement.h"
+#include "probing.h"
+#include "reconcile.h"
+#include "reshard/base/text.h"
+#include "reshard/format/format.h"
+#include "reshard/format/synthetic.h"
+#include "reshard/model/generic.h"
+#include "selection.h"
+#include "ties.h"
+#include "wire.h"
+
+namespace reshard::format {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::string_view kSynthetic = "synthetic:";
+
+struct Location {
+  std::string path, format;
+};
+
+// A path that exists, or a snapshot in the Hugging Face cache; and the format there.
+Expected<Location> locate(const std::string& path, const SourceOptions& options) {
+  Location location{path, options.from};
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) {
+    const auto name = parse_hub_name(path);
+    if (!name) return input_error(path + ": no such file or folder");
+    RESHARD_TRY(location.path, find_snapshot(*name, hub_cache()));
+  }
+  while (location.path.size() > 1 && location.path.back() == '/') location.path.pop_back();
+  if (location.format.empty()) {
+    RESHARD_TRY(location.format, detect_format(location.path));
+  }
+  return location;
+}
+
+std::vector<model::NamedArray> named_arrays(const Directory& directory, const std::vector<std::uint32_t>& entries) {
+  std::vector<model::NamedArray> arrays;
+  for (const std::uint32_t e : entries) {
+    const container::Entry& entry = directory.entries[e].entry;
+    arrays.push_back({entry.name, entry.dtype, entry.shape});
+  }
+  return arrays;
+}
+
+// Some writers leave the beginning of all names out.
+void drop_optional_prefix(const std::string& prefix, const Directory& directory, layout::Table& table) {
+  if (prefix.empty()) return;
+  for (const Directory::Entry& entry : directory.entries) {
+    if (entry.entry.name.starts_with(prefix)) return;
+  }
+  for (layout::ArrayRule& rule : table.rules) {
+    if (rule.array.starts_with(prefix)) rule.array.erase(0, prefix.size());
+  }
+}
+
+// Predicts the layout of a probed source and finds each array in its directory.
+class Reconciler {
+ public:
+  Reconciler(const SourceOptions& options, const model::Library& library, Checkpoint& checkpoint)
+      : options_(options), library_(library), checkpoint_(checkpoint) {}
+
+  Status run(comm::Comm& comm) {
+    Probe& probe = checkpoint_.probe;
+    const std::string format(checkpoint_.format->name());
+    RESHARD_TRY(table_, library_.table(probe.spec.family, format));
+    drop_optional_prefix(library_.cell(probe.spec.family, format).optional_prefix, probe.directory, table_);
+    RESHARD_CHECK(settle_ties(table_, options_.follow, comm, probe, dropped_));
+    if (probe.spec.family == model::kGeneric) {
+      std::vector<std::uint32_t> all(probe.directory.entries.size());
+      for (std::uint32_t e = 0; e < all.size(); ++e) all[e] = e;
+      checkpoint_.named = named_arrays(probe.directory, all);
+      RESHARD_TRY(checkpoint_.canon, model::make_generic_canon(checkpoint_.named));
+      RESHARD_TRY(table_, model::add_passthrough(std::move(table_), checkpoint_.named));
+    } else {
+      RESHARD_TRY(checkpoint_.canon, model::make_canon(probe.spec, library_));
+    }
+    RESHARD_TRY(layout::Layout layout, predict());
+    Match found = match(layout, probe.directory, *checkpoint_.format, dropped_);
+    if (carry_unknown(found)) {
+      RESHARD_TRY(checkpoint_.canon, model::add_passthrough(*checkpoint_.canon, checkpoint_.named));
+      RESHARD_TRY(table_, model::add_passthrough(std::move(table_), checkpoint_.named));
+      RESHARD_TRY(layout, predict());
+      found = match(layout, probe.directory, *checkpoint_.format, dropped_);
+    }
+    RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
+    RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
+    RESHARD_CHECK(leave_out(layout, found));
+
+    for (const std::uint32_t e : found.ignored) dropped_.insert(e);
+    for (const std::uint32_t e : dropped_) checkpoint_.dropped.push_back(probe.directory.entries[e].entry.name);
+    checkpoint_.locations = std::move(found.locations);
+    checkpoint_.layout = std::make_shared<const layout::Layout>(std::move(layout));
+    return {};
+  }
+
+ private:
+  Expected<layout::Layout> predict() const {
+    const Probe& probe = checkpoint_.probe;
+    const layout::Scope scope = with_defaults(library_.options(std::string(checkpoint_.format->name())), probe.options);
+    RESHARD_TRY(layout::Placement placement, place(table_.placement, probe.spec, probe.mesh, scope));
+    auto layout =
+        layout::Layout::predict(checkpoint_.canon, table_, probe.mesh, std::move(placement), probe.spec.dtype, scope);
+    // What the format cannot be is a fault of this checkpoint, not of the command.
+    if (!layout) return input_error(probe.config_path + ": " + layout.error().message);
+    return layout;
+  }
+
+  // Takes unexpected arrays over that --passthrough names; true if there are some.
+  bool carry_unknown(const Match& found) {
+    std::vector<std::uint32_t> carried;
+    for (const std::uint32_t e : found.unexpected) {
+      const std::string& name = checkpoint_.probe.directory.entries[e].entry.name;
+      const auto matches = [&](const std::string& glob) { return matches_glob(glob, name); };
+      if (std::any_of(options_.passthrough.begin(), options_.passthrough.end(), matches)) carried.push_back(e);
+    }
+    if (carried.empty()) return false;
+    checkpoint_.named = named_arrays(checkpoint_.probe.directory, carried);
+    return true;
+  }
+
+  // Drops what --include and --exclude leave out, and predicts again without it.
+  Status leave_out(layout::Layout& layout, Match& found) {
+    if (options_.include.empty() && options_.exclude.empty()) return {};
+    for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+      if (!is_selected(options_, layout.name(layout.arrays()[a]))) dropped_.insert(found.locations[a]);
+    }
+    RESHARD_TRY(checkpoint_.canon, select(layout, options_));
+    std::erase_if(checkpoint_.named, [&](const auto& array) { return checkpoint_.canon->find(array.name) < 0; });
+    auto rest = predict();
+    if (!rest) return usage_error("--include and --exclude: " + rest.error().message);
+    layout = *std::move(rest);
+    RESHARD_CHECK(check_complete(layout));
+    std::vector<std::uint32_t> ignored = std::move(found.ignored);
+    found = match(layout, checkpoint_.probe.directory, *checkpoint_.format, dropped_);
+    found.ignored = std::move(ignored);
+    return compare(found, checkpoint_.probe.directory, checkpoint_.probe.config_path, layout);
+  }
+
+  const SourceOptions& options_;
+  const model::Library& library_;
+  Checkpoint& checkpoint_;
+  layout::Table table_;
+  std::set<std::uint32_t> dropped_;
+};
+
+// A model that is stored nowhere: its layout as Hugging Face has it, its directory as it would be written.
+Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions& options,
+                                    const model::Library& library) {
+  Checkpoint checkpoint;
+  checkpoint.synthetic = true;
+  checkpoint.format = find("hf", library);
+  Probe& probe = checkpoint.probe;
+  probe.config_path = std::string(kSynthetic) + name;
+  RESHARD_TRY(probe.spec, model::named_model(name, library));
+  RESHARD_TRY(checkpoint.canon, model::make_canon(probe.spec, library));
+  RESHARD_TRY(layout::Table table, library.table(probe.spec.family, "hf"));
+  RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, {}, {}));
+  RESHARD_TRY(layout::Layout layout,
+              layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, {}));
+  if (!options.include.empty() || !options.exclude.empty()) {
+    RESHARD_TRY(checkpoint.canon, select(layout, options));
+    RESHARD_TRY(layout, layout::Layout::predict(checkpoint.canon, std::move(table), {}, std::move(placement),
+                                                probe.spec.dtype, {}));
+  }
+  RESHARD_TRY(const std::vector<TargetFile> files, checkpoint.format->files(layout, {}));
+  checkpoint.locations.resize(layout.arrays().size());
+  probe.directory.root = probe.config_path;
+  for (const TargetFile& file : files) {
+    RESHARD_TRY(const container::FileImage image, container::find(layout.table().container)->lay_out(file.spec));
+    const auto number = static_cast<std::uint32_t>(probe.directory.files.size());
+    probe.directory.files.push_back(file.path);
+    probe.directory.metadata.push_back(file.spec.metadata);
+    probe.directory.fingerprints.push_back({image.size, 0, 0});
+    for (std::size_t i = 0; i < file.arrays.size(); ++i) {
+      const container::FileSpec::Item& item = file.spec.items[i];
+      checkpoint.locations[file.arrays[i]] = static_cast<std::uint32_t>(probe.directory.entries.size());
+      const Index length = *num_elements(item.shape) * bits_of(item.dtype) / 8;
+      probe.directory.entries.push_back({{item.name, item.dtype, item.shape, image.offsets[i], length, {}}, number});
+    }
+  }
+  checkpoint.layout = std::make_shared<const layout::Layout>(std::move(layout));
+  checkpoint.generator = std::make_shared<const Generator>(checkpoint.layout);
+  return checkpoint;
+}
+
+}  // namespace
+
+Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options,
+                                     const model::Library& library, comm::Comm& comm) {
+  if (path.starts_with(kSynthetic)) return open_synthetic(path.substr(kSynthetic.size()), options, library);
+  RESHARD_TRY(const std::string located, from_root(comm, [&]() -> Expected<std::string> {
+                RESHARD_TRY(const Location location, locate(path, options));
+                Packer packer;
+                packer.text(location.path);
+                packer.text(location.format);
+                return packer.take();
+              }));
+  Unpacker unpacker(located);
+  const std::string folder = unpacker.text(), name = unpacker.text();
+  Checkpoint checkpoint;
+  checkpoint.follow = options.follow;
+  checkpoint.format = find(name, library);
+  if (checkpoint.format == nullptr) return unknown_format(name, library);
+  RESHARD_TRY(checkpoint.probe, checkpoint.format->probe(folder, options, library, comm));
+  RESHARD_CHECK(Reconciler(options, library, checkpoint).run(comm));
+  return checkpoint;
+}
+
+Expected<std::unique_ptr<io::Source>> open_source_file(const Checkpoint& checkpoint, std::uint32_t file,
+                                                       io::Mode mode) {
+  const Directory& directory = checkpoint.probe.directory;
+  if (!checkpoint.synthetic) return io::open_source(directory.root, directory.files[file], checkpoint.follow, mode);
+  std::vector<SyntheticExtent> extents;
+  for (std::uint32_t a = 0; a < checkpoint.locations.size(); ++a) {
+    const Directory::Entry& entry = directory.entries[checkpoint.locations[a]];
+    if (entry.file == file) extents.push_back({a, entry.entry.offset, entry.entry.length});
+  }
+  return make_synthetic_source(checkpoint.generator, std::move(extents), directory.fingerprints[file].size);
+}
+
+Status check_unchanged(const Checkpoint& checkpoint) {
+  if (checkpoint.synthetic) return {};
+  const Directory& directory = checkpoint.probe.directory;
+  for (std::size_t file = 0; file < directory.files.size(); ++file) {
+    RESHARD_CHECK(io::check_unchanged(path_of(directory.root, directory.files[file]), directory.fingerprints[file]));
+  }
+  return {};
+}
+
+std::vector<Index> lines_of(const layout::Layout& layout, std::uint32_t number) {
+  const layout::Array& array = layout.arrays()[number];
+  std::vector<Index> lines;
+  const layout::Canon& canon = layout.canon();
+  for (const std::uint32_t t : layout.tensors(array)) {
+    const layout::Tensor& tensor = canon.tensors()[t];
+    // The values of an instance axis that the array holds: the one of its name, or all.
+    const auto values = [&](std::string_view axis, Index fixed) {
+      const int k = tensor.find_axis(axis);
+      const Index size = k < 0 ? 0 : tensor.axes[static_cast<std::size_t>(k)].size;
+      return k < 0        ? std::pair<Index, Index>{-1, 0}
+             : fixed >= 0 ? std::pair{fixed, fixed + 1}
+                          : std::pair{Index{0}, size};
+    };
+    const auto [first_layer, end_layer] = values("layer", array.layer);
+    const auto [first_expert, end_expert] = values("expert", array.expert);
+    for (Index layer = first_layer; layer < end_layer; ++layer) {
+      for (Index expert = first_expert; expert < end_expert; ++expert) {
+        const Index line = canon.line_number(t, layer, expert);
+        if (line >= 0) lines.push_back(line);
+      }
+    }
+  }
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+}  // namespace reshard::format

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hf.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <regex>
+#include <set>
+#include <unordered_map>
+
+#include "differences.h"
+#include "directory.h"
+#include "hf_shards.h"
+#include "probing.h"
+#include "reshard/base/text.h"
+#include "reshard/container/weight_map.h"
+#include "side_files.h"
+
+namespace reshard::format {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::string_view kSingle = "model.safetensors";
+constexpr std::string_view kIndex = "model.safetensors.index.json";
+constexpr std::string_view kConfig = "config.json";
+
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+// `files` is sorted.
+bool has(const std::vector<std::string>& files, std::string_view name) {
+  return std::binary_search(files.begin(), files.end(), name);
+}
+
+// Does the table give files names of their own?
+bool names_files(const layout::Table& table) {
+  return std::any_of(table.rules.begin(), table.rules.end(), [](const auto& rule) { return !rule.file.empty(); });
+}
+
+// "rank_{tp:02d}/part.safetensors" as an expression that captures the numbers in braces.
+std::regex file_expression(const std::string& pattern) {
+  std::string text;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] == '{') {
+      text += "([0-9]{1,9})";
+      i = std::min(pattern.find('}', i), pattern.size() - 1);
+    } else if (std::isalnum(static_cast<unsigned char>(pattern[i])) != 0) {
+      text += pattern[i];
+    } else {
+      text += '\\';
+      text += pattern[i];
+    }
+  }
+  return std::regex(text);
+}
+
+// Files that a table with file patterns knows, and the mesh that their names tell.
+struct NamedFiles {
+  std::vector<std::string> weights;
+  layout::Mesh mesh;
+};
+
+NamedFiles match_names(const layout::Table& table, const std::vector<std::string>& files) {
+  std::set<std::string> patterns, weights;
+  for (const layout::ArrayRule& rule : table.rules) patterns.insert(rule.file);
+  NamedFiles named;
+  const std::map<std::string, Index*> dims = {
+      {"tp", &named.mesh.tp}, {"pp", &named.mesh.pp}, {"ep", &named.mesh.ep}, {"dp", &named.mesh.dp}};
+  for (const std::string& pattern : patterns) {
+    const std::vector<std::string> names = layout::names_in(pattern);
+    const std::regex expression = file_expression(pattern);
+    for (const std::string& file : files) {
+      std::smatch found;
+      if (!std::regex_match(file, found, expression)) continue;
+      weights.insert(file);
+      for (std::size_t n = 0; n < names.size(); ++n) {
+        const Index number = std::stoll(found[n + 1].str());
+        if (const auto dim = dims.find(names[n]); dim != dims.end()) *dim->second = std::max(*dim->second, number + 1);
+      }
+    }
+  }
+  named.weights.assign(weights.begin(), weights.end());
+  return named;
+}
+
+std::string list_some(const std::vector<std::string>& files) {
+  std::vector<std::string> some(files.begin(), files.begin() + std::min<std::ptrdiff_t>(6, std::ssize(files)));
+  return files.empty() ? "nothing" : join(some, ", ") + (files.size() > some.size() ? ", ..." : "");
+}
+
+// "00005" of "model-00002-of-00005.safetensors"; empty for names of another form.
+std::string_view total_in_name(std::string_view file) {
+  const std::size_t of = file.rfind("-of-");
+  return of == std::string_view::npos ? "" : file.substr(of + 4, file.find('.', of) - of - 4);
+}
+
+// The files that the index names: all there, of one save, and no others of their kind beside them.
+Status follow_index(const std::string& index_path, const std::vector<std::string>& files, SideFiles& found) {
+  RESHARD_TRY(container::WeightMap index, container::parse_weight_map(found.texts["index"], index_path));
+  std::sort(index.files.begin(), index.files.end());
+  Differences differences;
+  for (const std::string& file : index.files) {
+    if (!has(files, file)) differences.add("names " + file + ", which is not there");
+    if (total_in_name(file) != total_in_name(index.files.front())) {
+      differences.add("mixes files of two saves, " + index.files.front() + " and " + file);
+    }
+  }
+  for (const std::string& file : files) {
+    if (matches_glob("model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors", file) &&
+        !has(index.files, file)) {
+      differences.add("does not name " + file + ", which may be left over from another save: remove it");
+    }
+  }
+  RESHARD_CHECK(differences.status(index_path));
+  found.weights = std::move(index.files);
+  return {};
+}
+
+Status find_weights(const std::string& only, const SourceOptions& options, const std::vector<std::string>& files,
+                    SideFiles& found) {
+  std::string index(kIndex);
+  if (!only.empty() && !only.ends_with(".index.json")) {
+    found.weights = {only};
+    return {};
+  }
+  if (!only.empty()) index = only;
+  if (only.empty() && has(files, kSingle)) {
+    if (has(files, kIndex)) {
+      return input_error(
+          fmt::format("{}: holds both {} and {}; give the path of the one to read", found.root, kSingle, kIndex));
+    }
+    found.weights = {std::string(kSingle)};
+    return {};
+  }
+  if (has(files, index)) {
+    RESHARD_CHECK(found.read("index", found.root, index, options.follow));
+    return follow_index(path_of(found.root, index), files, found);
+  }
+  std::string what = "found " + list_some(files);
+  for (const std::string& file : files) {
+    if (matches_glob("model-*-of-*.safetensors", file)) what = file + " has no index beside it";
+    if (matches_glob("pytorch_model*.bin*", file))
+      what = "found " + file + ", pickled weights, which this format does not read";
+  }
+  return input_error(fmt::format("{}: expected {} or {}, {}", found.root, kSingle, kIndex, what));
+}
+
+Expected<SideFiles> find_files(const std::string& format, const std::string& path, const SourceOptions& options,
+                               const model::Library& library) {
+  SideFiles found;
+  std::error_code ignored;
+  std::string only;
+  found.root = path;
+  if (!fs::is_directory(path, ignored)) {
+    const fs::path file(path);
+    only = file.filename().string();
+    found.root = file.has_parent_path() ? file.parent_path().string() : ".";
+  }
+  RESHARD_TRY(const std::vector<std::string> files, io::list_files(found.root));
+
+  if (!options.config_from.empty()) {
+    RESHARD_CHECK(found.read("config", options.config_from, std::string(kConfig), io::Follow::all));
+    if (has(files, kConfig)) found.notes.push_back("the source's own config.json is not used (--config-from)");
+  } else if (has(files, kConfig)) {
+    RESHARD_CHECK(found.read("config", found.root, std::string(kConfig), options.follow));
+  } else {
+    return input_error(found.root + ": has no config.json; name a folder that has one with --config-from");
+  }
+
+  RESHARD_TRY(const model::Spec spec, parse_config(found, options, library));
+  RESHARD_TRY(const layout::Table table, library.table(spec.family, format));
+  if (names_files(table)) {
+    found.weights = match_names(table, files).weights;
+    if (found.weights.empty()) {
+      return input_error(
+          fmt::format("{}: expected files named {}, found {}", found.root, table.rules.front().file, list_some(files)));
+    }
+  } else {
+    RESHARD_CHECK(find_weights(only, options, files, found));
+  }
+  RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
+  return found;
+}
+
+// Every tensor lies in the file that the index gives, and none besides.
+Status check_index(const container::WeightMap& index, const std::string& index_path, Probe& probe) {
+  std::unordered_map<std::string, std::string> listed;
+  for (const auto& line : index.lines) listed.emplace(line.tensor, index.files[line.file]);
+  Differences differences;
+  Index total = 0;
+  for (const Directory::Entry& entry : probe.directory.entries) {
+    const std::string& file = probe.directory.files[entry.file];
+    total += entry.entry.length;
+    const auto line = listed.find(entry.entry.name);
+    if (line == listed.end()) {
+      differences.add(fmt::format("does not list tensor {}, which is in {}", entry.entry.name, file));
+    } else if (line->second == file) {
+      listed.erase(line);
+    }
+  }
+  for (const auto& line : index.lines) {
+    if (listed.count(line.tensor) == 0) continue;
+    differences.add(fmt::format("lists tensor {} in {}, which does not hold it", line.tensor, index.files[line.file]));
+  }
+  RESHARD_CHECK(differences.status(index_path));
+  if (index.total_size && *index.total_size != total) {
+    probe.notes.push_back(
+        fmt::format("{}: total_size is {}, the tensors have {} bytes", index_path, *index.total_size, total));
+  }
+  return {};
+}
+
+}  // namespace
+
+double PlainFormat::detect(const std::string& path) const {
+  if (name_ != "hf") return 0;
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) {
+    if (exists(path + "/model_config.json")) return 0;  // a Nanotron checkpoint with a copied config.json
+    const bool weights = exists(path_of(path, std::string(kSingle))) || exists(path_of(path, std::string(kIndex)));
+    return weights ? 1 : exists(path_of(path, std::string(kConfig))) ? 0.6 : 0;
+  }
+  return path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json") ? 1 : 0;
+}
+
+Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions& options, const model::Library& library,
+                                   comm::Comm& comm) const {
+  RESHARD_TRY(const std::string packed, from_root(comm, [&]() -> Expected<std::string> {
+                RESHARD_TRY(const SideFiles found, find_files(name_, path, options, library));
+                return found.pack();
+              }));
+  SideFiles found = SideFiles::unpack(packed);
+  Probe probe;
+  probe.config_path = found.paths["config"];
+  RESHARD_TRY(probe.spec, parse_config(found, options, library));
+  probe.notes = std::move(found.notes);
+  note_generic(probe.spec, probe.config_path, probe.notes);
+  RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, name_));
+  if (names_files(table)) probe.mesh = match_names(table, found.weights).mesh;
+  RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, table.container, options.follow, comm));
+  probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
+  probe.carried = std::move(found.carried);
+  if (found.texts.count("index") != 0) {
+    const std::string& index_path = found.paths["index"];
+    RESHARD_TRY(const auto index, container::parse_weight_map(found.texts["index"], index_path));
+    RESHARD_CHECK(check_index(index, index_path, probe));
+  }
+  return probe;
+}
+
+Expected<TargetChoice> PlainFormat::choose(const model::Spec&, const TargetOptions& options,
+                                           std::vector<std::string>&) const {
+  RESHARD_CHECK(refuse_version(name_, options));
+  return TargetChoice{options.mesh, {}};
+}
+
+Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layout, const TargetOptions& options) const {
+  if (layout.table().container != "safetensors") {
+    return usage_error(
+        fmt::format("format {}: a format that only a table describes is stored in safetensors files, not {}", name_,
+                    layout.table().container));
+  }
+  std::vector<TargetFile> files;
+  if (names_files(layout.table())) {
+    files = group_by_file(layout);
+  } else {
+    std::vector<Index> sizes;
+    for (const layout::Array& array : layout.arrays()) {
+      const Index bits = *num_elements(layout.shape(array)) * bits_of(array.dtype);
+      sizes.push_back(bits / 8);
+    }
+    const auto shards = deal_to_shards(sizes, options.max_shard_size);
+    for (std::size_t s = 0; s < shards.size(); ++s) {
+      files.push_back({shard_name(s, shards.size()), {}, {}});
+      for (const std::size_t array : shards[s]) add_array(layout, static_cast<std::uint32_t>(array), files.back());
+    }
+  }
+  for (TargetFile& file : files) file.spec.metadata = {{"format", "pt"}};
+  return files;
+}
+
+Expected<std::vector<Sidecar>> PlainFormat::sidecars(const SidecarInput& input, std::vector<std::string>&) const {
+  std::vector<Sidecar> sidecars = {{std::string(kConfig), "", model::write_hf_config(input.spec, input.library)}};
+  if (input.files.size() > 1 && !names_files(input.layout.table())) {
+    ShardIndex index;
+    for (const TargetFile& file : input.files) {
+      for (const container::FileSpec::Item& item : file.spec.items) {
+        const Index elements = *num_elements(item.shape);
+        index.total_parameters += elements;
+        index.total_size += elements * bits_of(item.dtype) / 8;
+        index.weight_map[item.name] = file.path;
+      }
+    }
+    sidecars.push_back({std::string(kIndex), "", index.to_text()});
+  }
+  sidecars.insert(sidecars.end(), input.carried.begin(), input.carried.end());
+  return sidecars;
+}
+
+}  // namespace reshard::format

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "reshard/layout/layout.h"
+#include "reshard/model/spec.h"
+
+namespace reshard::format {
+
+/// The pipeline placement that a table names: "" in equal runs of layers, "nanotron_cost" by the cost of each block.
+/// (`options` says how the vocabulary is padded). Errors (usage): another name. Pure.
+Expected<layout::Placement> place(const std::string& name, const model::Spec& spec, const layout::Mesh& mesh,
+                                  const layout::Scope& options);
+
+}  // namespace reshard::format

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "probing.h"
+
+#include <fmt/format.h>
+
+#include <unordered_map>
+
+#include "reshard/io/json.h"
+
+namespace reshard::format {
+
+Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOptions& options,
+                                   const model::Library& library) {
+  const std::string& path = side_files.paths.at("config");
+  RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(side_files.texts.at("config"), path));
+  const auto type = config.find("model_type");
+  if (type != config.end() && type->is_string() && library.family_of_model_type(*type).empty()) {
+    return model::make_generic_spec(config);
+  }
+  RESHARD_TRY(model::Spec spec, model::parse_hf_config(config, library, path));
+  if (options.vocab_size != 0 && options.vocab_size != spec.integer("vocab_size")) {
+    return usage_error(fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
+                                   options.vocab_size, path, spec.integer("vocab_size")));
+  }
+  return spec;
+}
+
+void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes) {
+  if (spec.family != model::kGeneric) return;
+  notes.push_back(fmt::format("{}: no family describes models of type {}: arrays are carried as they are (generic)",
+                              config_path, spec.fields.value("model_type", "?")));
+}
+
+DType main_dtype(const Directory& directory, DType otherwise) {
+  std::map<DType, Index> bytes;
+  for (const Directory::Entry& entry : directory.entries) {
+    if (is_castable(entry.entry.dtype)) bytes[entry.entry.dtype] += entry.entry.length;
+  }
+  DType most = otherwise;
+  for (const auto& [dtype, total] : bytes) {
+    if (total > bytes[most]) most = dtype;
+  }
+  return most;
+}
+
+Status refuse_version(std::string_view format, const TargetOptions& options) {
+  if (options.format_version.empty()) return {};
+  return usage_error(fmt::format("--format-version {}: format {} has no versions", options.format_version, format));
+}
+
+layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options) {
+  for (const auto& [name, value] : options.numbers) defaults.numbers[name] = value;
+  for (const auto& [name, set] : options.sets) defaults.sets[name] = set;
+  return defaults;
+}
+
+void add_array(const layout::Layout& layout, std::uint32_t array, TargetFile& file) {
+  const layout::Array& here = layout.arrays()[array];
+  file.arrays.push_back(array);
+  file.spec.items.push_back({layout.entry(here), here.dtype, layout.shape(here)});
+}
+
+std::vector<TargetFile> group_by_file(const layout::Layout& layout) {
+  std::vector<TargetFile> files;
+  std::unordered_map<std::string, std::size_t> by_path;
+  for (std::uint32_t array = 0; array < layout.arrays().size(); ++array) {
+    const std::string path = layout.file(layout.arrays()[array]);
+    const auto [found, fresh] = by_path.emplace(path, files.size());
+    if (fresh) files.push_back({path, {}, {}});
+    add_array(layout, array, files[found->second]);
+  }
+  return files;
+}
+
+}  // namespace reshard::format

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "reshard/format/format.h"
+#include "side_files.h"
+
+namespace reshard::format {
+
+/// Spec from the text of a Hugging Face config.json, that of the family generic where its model_type is unknown;
+/// --vocab-size must agree with it. Errors (input). Local.
+Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOptions& options,
+                                   const model::Library& library);
+
+/// Says that the family generic was chosen, if it was.
+void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes);
+
+/// The dtype that most bytes of the directory have among those that weights are cast between; `otherwise` if there is
+/// none.
+DType main_dtype(const Directory& directory, DType otherwise);
+
+/// The numbers and sets of `options`, over those of `defaults`. Pure.
+layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options);
+
+/// Refuses the options that only some formats know. Errors (usage). Pure.
+Status refuse_version(std::string_view format, const TargetOptions& options);
+
+/// One target file per distinct path that the table gives, in order of their first array.
+std::vector<TargetFile> group_by_file(const layout::Layout& layout);
+
+/// Adds an array to a target file. Pure.
+void add_array(const layout::Layout& layout, std::uint32_t array, TargetFile& file);
+
+}  // namespace reshard::format

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reconcile.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "reshard/base/text.h"
+
+namespace reshard::format {
+
+namespace {
+
+std::string key(const std::string& file_key, const std::string& entry) { return file_key + '\n' + entry; }
+
+std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+bool is_float(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::f32:
+    case DType::f16:
+    case DType::bf16:
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
+    case DType::f8_e4m3fnuz:
+    case DType::f8_e5m2fnuz:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// An absent head is the one omission that a wrong flag explains.
+std::string advice(const layout::Layout& layout, const layout::Array& array) {
+  for (const std::uint32_t tensor : layout.tensors(array)) {
+    if (layout.canon().tensors()[tensor].name == "head") {
+      return " (tie_word_embeddings is false or absent, so it is not tied silently; if the model is tied, say so "
+             "there)";
+    }
+  }
+  return "";
+}
+
+std::string prefix(const std::string& file) { return file.empty() ? "" : file + ": "; }
+
+}  // namespace
+
+Match match(const layout::Layout& layout, const Directory& directory, const Format& format,
+            const std::set<std::uint32_t>& dropped) {
+  Match match;
+  std::vector<std::string> file_keys;
+  for (const std::string& file : directory.files) file_keys.push_back(format.file_key(file));
+  std::unordered_map<std::string, std::uint32_t> entries;
+  for (std::uint32_t e = 0; e < directory.entries.size(); ++e) {
+    if (dropped.count(e) != 0) continue;
+    const Directory::Entry& entry = directory.entries[e];
+    const auto [other, fresh] = entries.emplace(key(file_keys[entry.file], entry.entry.name), e);
+    if (!fresh) {
+      match.twice.add(fmt::format("tensor {} is stored twice, in {} and {}", entry.entry.name,
+                                  directory.files[directory.entries[other->second].file], directory.files[entry.file]));
+    }
+  }
+  for (const layout::Array& array : layout.arrays()) {
+    const auto found = entries.find(key(format.file_key(layout.file(array)), layout.entry(array)));
+    match.locations.push_back(found == entries.end() ? Match::kMissing : found->second);
+    if (found != entries.end()) entries.erase(found);
+  }
+  const std::vector<std::string>& ignore = layout.table().ignore;
+  for (const auto& [name, e] : entries) {
+    const bool ignored = std::any_of(ignore.begin(), ignore.end(), [&, entry = e](const std::string& glob) {
+      return matches_glob(glob, directory.entries[entry].entry.name);
+    });
+    (ignored ? match.ignored : match.unexpected).push_back(e);
+  }
+  std::sort(match.unexpected.begin(), match.unexpected.end());
+  std::sort(match.ignored.begin(), match.ignored.end());
+  return match;
+}
+
+Status compare(const Match& match, const Directory& directory, const std::string& config_path, layout::Layout& layout) {
+  Differences differences = match.twice;
+  for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+    const layout::Array& array = layout.arrays()[a];
+    if (match.locations[a] == Match::kMissing) {
+      differences.add(fmt::format("{}tensor {} is missing, expected {} {}{}", prefix(layout.file(array)),
+                                  layout.name(array), to_string(array.dtype), shape_text(layout.shape(array)),
+                                  advice(layout, array)));
+      continue;
+    }
+    const Directory::Entry& found = directory.entries[match.locations[a]];
+    const std::string where = prefix(directory.files[found.file]);
+    if (found.entry.shape != layout.shape(array)) {
+      differences.add(fmt::format("{}tensor {} has shape {}, expected {}", where, layout.name(array),
+                                  shape_text(found.entry.shape), shape_text(layout.shape(array))));
+    } else if (found.entry.dtype != array.dtype) {
+      if (is_float(found.entry.dtype)) {
+        layout.set_dtype(a, found.entry.dtype);
+      } else {
+        differences.add(fmt::format("{}tensor {} is {}, expected {}", where, layout.name(array),
+                                    to_string(found.entry.dtype), to_string(array.dtype)));
+      }
+    }
+  }
+  for (const std::uint32_t e : match.unexpected) {
+    const Directory::Entry& entry = directory.entries[e];
+    differences.add(fmt::format("{}tensor {} {} is not known to the model; --passthrough carries it unchanged",
+                                prefix(directory.files[entry.file]), entry.entry.name, shape_text(entry.entry.shape)));
+  }
+  return differences.status(directory.root + " does not hold what " + config_path + " says");
+}
+
+}  // namespace reshard::format

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "side_files.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "directory.h"
+#include "reshard/base/text.h"
+
+namespace reshard::format {
+
+namespace {
+
+constexpr std::array<std::string_view, 11> kTokenizer = {"tokenizer.json",
+                                                         "tokenizer_config.json",
+                                                         "special_tokens_map.json",
+                                                         "added_tokens.json",
+                                                         "tokenizer.model",
+                                                         "vocab.json",
+                                                         "merges.txt",
+                                                         "vocab.txt",
+                                                         "spiece.model",
+                                                         "chat_template.jinja",
+                                                         "additional_chat_templates/*.jinja"};
+constexpr std::array<std::string_view, 7> kOther = {
+    "generation_config.json", "LICENSE*", "USE_POLICY.md", "NOTICE*", "README.md", "preprocessor_config.json",
+    "processor_config.json"};
+
+template <std::size_t N>
+bool matches_any(const std::array<std::string_view, N>& patterns, const std::string& path) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](std::string_view p) { return matches_glob(p, path); });
+}
+
+// A `*` of a glob also matches slashes, a name in the folder has none.
+bool is_at_top(const std::string& path) { return path.find('/') == std::string::npos; }
+
+}  // namespace
+
+bool is_tokenizer(const std::string& path) { return matches_any(kTokenizer, path); }
+
+bool is_carried(const std::string& path) {
+  return is_tokenizer(path) || (is_at_top(path) && (matches_any(kOther, path) || matches_glob("*.py", path)));
+}
+
+std::string SideFiles::pack() const {
+  Packer packer;
+  const auto put = [&](const std::vector<std::string>& list) {
+    packer.number(static_cast<Index>(list.size()));
+    for (const std::string& text : list) packer.text(text);
+  };
+  const auto put_map = [&](const std::map<std::string, std::string>& map) {
+    packer.number(static_cast<Index>(map.size()));
+    for (const auto& [key, value] : map) {
+      packer.text(key);
+      packer.text(value);
+    }
+  };
+  packer.text(root);
+  put(weights);
+  put_map(texts);
+  put_map(paths);
+  packer.number(static_cast<Index>(carried.size()));
+  for (const Sidecar& sidecar : carried) {
+    packer.text(sidecar.path);
+    packer.text(sidecar.copy_from);
+    packer.text(sidecar.text);
+  }
+  put(notes);
+  return packer.take();
+}
+
+SideFiles SideFiles::unpack(std::string_view bytes) {
+  Unpacker unpacker(bytes);
+  SideFiles files;
+  const auto get = [&](std::vector<std::string>& list) {
+    for (Index left = unpacker.number(); left > 0; --left) list.push_back(unpacker.text());
+  };
+  const auto get_map = [&](std::map<std::string, std::string>& map) {
+    for (Index left = unpacker.number(); left > 0; --left) {
+      std::string key = unpacker.text();
+      map[std::move(key)] = unpacker.text();
+    }
+  };
+  files.root = unpacker.text();
+  get(files.weights);
+  get_map(files.texts);
+  get_map(files.paths);
+  for (Index left = unpacker.number(); left > 0; --left) {
+    Sidecar sidecar;
+    sidecar.path = unpacker.text();
+    sidecar.copy_from = unpacker.text();
+    sidecar.text = unpacker.text();
+    files.carried.push_back(std::move(sidecar));
+  }
+  get(files.notes);
+  return files;
+}
+
+Status SideFiles::read(const std::string& role, const std::string& folder, const std::string& relative,
+                       io::Follow follow) {
+  RESHARD_TRY(texts[role], read_side_file(folder, relative, follow));
+  paths[role] = path_of(folder, relative);
+  return {};
+}
+
+Status collect_carried(const std::string& folder, const std::vector<std::string>& files, const SourceOptions& options,
+                       std::vector<Sidecar>& carried) {
+  const auto add = [&](const std::string& from, const std::string& file, io::Follow follow) -> Status {
+    RESHARD_TRY(const auto opened, io::open_source(from, file, follow, {}));
+    carried.push_back({file, path_of(from, file), ""});
+    return {};
+  };
+  const bool replaced = !options.tokenizer_from.empty();
+  for (const std::string& file : files) {
+    if (is_carried(file) && !(replaced && is_tokenizer(file))) RESHARD_CHECK(add(folder, file, options.follow));
+  }
+  if (!replaced) return {};
+  RESHARD_TRY(const std::vector<std::string> given, io::list_files(options.tokenizer_from));
+  const std::size_t before = carried.size();
+  for (const std::string& file : given) {
+    if (is_tokenizer(file)) RESHARD_CHECK(add(options.tokenizer_from, file, io::Follow::all));
+  }
+  if (carried.size() == before)
+    return input_error("--tokenizer-from " + options.tokenizer_from + ": holds no tokenizer");
+  return {};
+}
+
+Expected<std::string> content_of(const Sidecar& sidecar) {
+  if (sidecar.copy_from.empty()) return sidecar.text;
+  return io::read_text(sidecar.copy_from);
+}
+
+}  // namespace reshard::format

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "reshard/format/format.h"
+#include "wire.h"
+
+namespace reshard::format {
+
+/// Files that belong to a model whatever its weights look like: generation config, tokenizer, licence, remote code, ...
+bool is_carried(const std::string& path);
+bool is_tokenizer(const std::string& path);
+
+/// What rank 0 found beside the weights; the same on all ranks once it has travelled.
+struct SideFiles {
+  std::string root;                          ///< folder, or the file itself for one-file formats
+  std::vector<std::string> weights;          ///< relative paths of files with tensors
+  std::map<std::string, std::string> texts;  ///< small files that were read, by their role ("config", "index")
+  std::map<std::string, std::string> paths;  ///< where they were read, for messages
+  std::vector<Sidecar> carried;
+  std::vector<std::string> notes;
+
+  std::string pack() const;
+  static SideFiles unpack(std::string_view bytes);
+
+  /// Reads a text below `root`. Errors (input). Local.
+  Status read(const std::string& role, const std::string& folder, const std::string& relative, io::Follow follow);
+};
+
+/// Adds the carried ones of `files` (a listing of `folder`); those of options.tokenizer_from replace the tokenizer.
+/// Errors (input): a link that leads out of the folder. Local.
+Status collect_carried(const std::string& folder, const std::vector<std::string>& files, const SourceOptions& options,
+                       std::vector<Sidecar>& carried);
+
+/// Content of a side file. Errors (input). Local.
+Expected<std::string> content_of(const Sidecar& sidecar);
+
+}  // namespace reshard::format

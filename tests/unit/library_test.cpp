@@ -266,6 +266,39 @@ TEST(Library, PredictsTheReferenceCheckpoints) {
   EXPECT_GE(checked, 9);
 }
 
+TEST(Library, PredictsTheFilesOfNanotron) {
+  const fs::path folder = fs::path(RESHARD_SOURCE_DIR) / "tests/interop";
+  struct Case {
+    std::string name, base;
+    Index tp;
+    bool interleaved;
+  };
+  for (const Case& c :
+       {Case{"llama-gqa-tp1", "llama-gqa", 1, false}, Case{"llama-gqa-tp4", "llama-gqa", 4, false},
+        Case{"llama-gqa-tp2-interleaved", "llama-gqa", 2, true}, Case{"qwen2-tp2", "qwen2", 2, false}}) {
+    SCOPED_TRACE(c.name);
+    std::map<std::string, Shape> expected;
+    for (const auto& file : fs::recursive_directory_iterator(folder / "nanotron" / c.name)) {
+      if (file.path().extension() != ".safetensors") continue;
+      expected[fs::relative(file.path(), folder / "nanotron" / c.name)] = read_header(file.path()).at("data");
+    }
+    std::ifstream config(folder / "hf" / c.base / "config.json");
+    const auto spec = parse_hf_config(nlohmann::json::parse(config), shipped(), "config.json");
+    ASSERT_TRUE(spec) << spec.error().message;
+    layout::Scope options = shipped().options("nanotron");
+    options.numbers["rope_interleaved"] = c.interleaved ? 1 : 0;
+    layout::Mesh mesh;
+    mesh.tp = c.tp;
+    const auto layout = layout::Layout::predict(
+        make_canon(*spec, shipped()).value(), shipped().table(spec->family, "nanotron").value(), mesh,
+        layout::place_evenly(spec->integer("num_hidden_layers"), 1), spec->dtype, options);
+    ASSERT_TRUE(layout) << layout.error().message;
+    std::map<std::string, Shape> predicted;
+    for (const layout::Array& array : layout->arrays()) predicted[layout->file(array)] = layout->shape(array);
+    EXPECT_EQ(predicted, expected);
+  }
+}
+
 // Order of the arrays of a Llama: it decides which tensor goes into which file.
 TEST(Library, WritesInTheOrderOfTheModules) {
   const auto spec = parse_hf_config({{"model_type", "qwen3_moe"},

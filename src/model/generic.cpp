@@ -55,7 +55,8 @@ Expected<layout::Table> add_passthrough(layout::Table table, const std::vector<N
     rule.dtype = to_string(arrays[i].dtype);
     for (std::size_t d = 0; d < arrays[i].shape.size(); ++d) {
       rule.view.dims.push_back({layout::Factor{axis_name(i, d), {}}});
-      rule.view_text += (d == 0 ? "" : " ") + axis_name(i, d);
+      if (d > 0) rule.view_text += ' ';
+      rule.view_text += axis_name(i, d);
     }
     table.rules.push_back(std::move(rule));
   }

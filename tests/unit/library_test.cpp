@@ -13,6 +13,7 @@
 #include "reshard/layout/layout.h"
 #include "reshard/model/spec.h"
 #include "tests/support/files.h"
+#include "tests/support/says.h"
 
 namespace reshard::model {
 namespace {
@@ -41,8 +42,6 @@ const Library& shipped() {
   static const Library library = Library::load("").value();
   return library;
 }
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 TEST(Library, LoadsWhatIsShipped) {
   const auto library = Library::load("");

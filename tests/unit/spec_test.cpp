@@ -11,6 +11,7 @@
 
 #include "reshard/layout/layout.h"
 #include "reshard/model/generic.h"
+#include "tests/support/says.h"
 
 namespace reshard::model {
 namespace {
@@ -50,8 +51,6 @@ json with(json config, const std::string& key, const json& value) {
   config[key] = value;
   return config;
 }
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 // Writing what was read keeps every key and value, and adds the other spellings only.
 TEST(Spec, KeepsTheReferenceConfigs) {

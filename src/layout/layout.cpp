@@ -588,7 +588,7 @@ void Layout::cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>&
   }
 }
 
-std::vector<Piece> Layout::pieces(std::uint32_t t, const Fusion& fusion) const {
+void Layout::pieces(std::uint32_t t, const Fusion& fusion, std::vector<Piece>& all) const {
   const Tensor& tensor = canon_->tensors()[t];
   int layer_axis = -1, expert_axis = -1;
   for (std::size_t k = 0; k < fusion.first.size(); ++k) {
@@ -596,7 +596,7 @@ std::vector<Piece> Layout::pieces(std::uint32_t t, const Fusion& fusion) const {
     if (name == "layer") layer_axis = static_cast<int>(k);
     if (name == "expert") expert_axis = static_cast<int>(k);
   }
-  std::vector<Piece> all;
+  all.clear();
   for (const RuleData& rule : rules_) {
     if (std::find(rule.tensors.begin(), rule.tensors.end(), t) == rule.tensors.end() || rule.arrays.empty()) continue;
     std::vector<std::vector<Piece>> by_cut;
@@ -617,7 +617,6 @@ std::vector<Piece> Layout::pieces(std::uint32_t t, const Fusion& fusion) const {
       }
     }
   }
-  return all;
 }
 
 std::vector<Piece> Layout::fills(std::uint32_t number) const {

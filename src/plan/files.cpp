@@ -9,12 +9,21 @@ namespace reshard::plan {
 
 Expected<FileMap> FileMap::make(std::span<const Transfer> transfers, Side side) {
   FileMap map;
-  struct Filed {
-    std::uint32_t file;
-    Stored stored;
-  };
-  std::vector<Filed> all;
   std::uint32_t files = 0;
+  std::size_t arrays = 0;
+  for (const Transfer& transfer : transfers) {
+    const std::vector<Place>& places = side == Side::source ? transfer.src_places : transfer.dst_places;
+    for (const Place& place : places) files = std::max(files, place.file + 1);
+    arrays += places.size();
+  }
+  map.first_.assign(files + 1, 0);
+  for (const Transfer& transfer : transfers) {
+    for (const Place& place : side == Side::source ? transfer.src_places : transfer.dst_places)
+      ++map.first_[place.file + 1];
+  }
+  for (std::size_t f = 0; f < files; ++f) map.first_[f + 1] += map.first_[f];
+  std::vector<std::size_t> next(map.first_.begin(), map.first_.end());
+  map.stored_.resize(arrays);
   for (std::uint32_t t = 0; t < transfers.size(); ++t) {
     const layout::Layout& layout = side == Side::source ? *transfers[t].src : *transfers[t].dst;
     const std::vector<Place>& places = side == Side::source ? transfers[t].src_places : transfers[t].dst_places;
@@ -30,26 +39,21 @@ Expected<FileMap> FileMap::make(std::span<const Transfer> transfers, Side side) 
       const auto elements = num_elements(layout.shape(array));
       const auto length = elements ? checked_mul(*elements, element) : std::nullopt;
       if (!length) return usage_error(fmt::format("array {}: its size overflows 64 bits", layout.name(array)));
-      files = std::max(files, places[a].file + 1);
-      if (*length > 0) all.push_back({places[a].file, {t, a, places[a].offset, places[a].offset + *length, element}});
+      map.stored_[next[places[a].file]++] = {t, a, places[a].offset, places[a].offset + *length, element};
     }
   }
-  std::sort(all.begin(), all.end(), [](const Filed& a, const Filed& b) {
-    return a.file != b.file ? a.file < b.file : a.stored.begin < b.stored.begin;
-  });
-  map.first_.assign(files + 1, 0);
-  for (const Filed& filed : all) ++map.first_[filed.file + 1];
-  for (std::size_t f = 0; f < files; ++f) map.first_[f + 1] += map.first_[f];
-  map.stored_.reserve(all.size());
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (side == Side::target && i > 0 && all[i - 1].file == all[i].file &&
-        all[i - 1].stored.end > all[i].stored.begin) {
-      const Stored& stored = all[i].stored;
-      const layout::Layout& layout = *transfers[stored.transfer].dst;
+  for (std::uint32_t f = 0; f < files; ++f) {
+    Stored *first = map.stored_.data() + map.first_[f], *last = map.stored_.data() + map.first_[f + 1];
+    const auto by_place = [](const Stored& x, const Stored& y) {
+      return x.begin != y.begin ? x.begin < y.begin : x.end < y.end;
+    };
+    if (!std::is_sorted(first, last, by_place)) std::sort(first, last, by_place);
+    for (const Stored* stored = first; side == Side::target && stored + 1 < last; ++stored) {
+      if (stored->end <= stored[1].begin) continue;
+      const layout::Layout& layout = *transfers[stored->transfer].dst;
       return usage_error(fmt::format("array {}: overlaps its neighbour at byte {} of target file {}",
-                                     layout.name(layout.arrays()[stored.array]), stored.begin, all[i].file));
+                                     layout.name(layout.arrays()[stored->array]), stored[1].begin, f));
     }
-    map.stored_.push_back(all[i].stored);
   }
   return map;
 }

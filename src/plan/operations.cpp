@@ -37,16 +37,19 @@ Index volume(const Piece& piece) {
 /// rising begin. A query visits only what it overlaps, whether the boxes form a grid or not.
 class BoxTree {
  public:
-  explicit BoxTree(std::vector<Piece> boxes) : boxes_(std::move(boxes)) {
+  /// Sorts `boxes`, which must outlive the tree.
+  explicit BoxTree(std::vector<Piece>& boxes) : boxes_(boxes) {
     if (boxes_.empty()) return;
     rank_ = boxes_.front().rank;
-    std::stable_sort(boxes_.begin(), boxes_.end(), [this](const Piece& a, const Piece& b) {
+    const auto before = [this](const Piece& a, const Piece& b) {
       for (int k = 0; k < rank_; ++k) {
         if (a.begin[k] != b.begin[k]) return a.begin[k] < b.begin[k];
         if (a.size[k] != b.size[k]) return a.size[k] < b.size[k];
       }
       return false;
-    });
+    };
+    // Layouts spell pieces out in this order already, but for a few.
+    if (!std::is_sorted(boxes_.begin(), boxes_.end(), before)) std::stable_sort(boxes_.begin(), boxes_.end(), before);
     build(0, 0, boxes_.size());
   }
 
@@ -118,7 +121,7 @@ class BoxTree {
     }
   }
 
-  std::vector<Piece> boxes_;
+  std::vector<Piece>& boxes_;
   int rank_ = 0;
   std::vector<Node> nodes_;
   std::vector<Interval> intervals_;
@@ -155,6 +158,39 @@ class LoopPool {
   std::unordered_multimap<std::uint64_t, std::uint32_t> known_;
 };
 
+/// Sorts operations[first..] by target array, then by destination: a counting sort, as arrays are many and ops per
+/// array few.
+void sort_by_target(std::vector<Operation>& operations, std::size_t first, std::size_t num_arrays) {
+  std::vector<std::uint32_t> next(num_arrays + 1, 0);
+  for (std::size_t i = first; i < operations.size(); ++i) ++next[operations[i].dst_array + 1];
+  for (std::size_t a = 0; a < num_arrays; ++a) next[a + 1] += next[a];
+  std::vector<std::uint32_t> order(operations.size() - first);
+  for (std::size_t i = first; i < operations.size(); ++i)
+    order[next[operations[i].dst_array]++] = static_cast<std::uint32_t>(i - first);
+  // Permute in place, cycle by cycle: a second copy of all ops would double the memory.
+  Operation* ops = operations.data() + first;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (order[i] == i) continue;
+    const Operation held = ops[i];
+    std::size_t at = i;
+    while (order[at] != i) {
+      const std::size_t from = order[at];
+      ops[at] = ops[from];
+      order[at] = static_cast<std::uint32_t>(at);
+      at = from;
+    }
+    ops[at] = held;
+    order[at] = static_cast<std::uint32_t>(at);
+  }
+  const auto by_dst = [](const Operation& a, const Operation& b) { return a.dst < b.dst; };
+  for (std::size_t i = 0; i < order.size();) {
+    std::size_t end = i + 1;
+    while (end < order.size() && ops[end].dst_array == ops[i].dst_array) ++end;
+    if (!std::is_sorted(ops + i, ops + end, by_dst)) std::stable_sort(ops + i, ops + end, by_dst);
+    i = end;
+  }
+}
+
 /// What the intersection of one tensor needs to know, computed once.
 struct TensorForm {
   std::uint32_t tensor;
@@ -183,19 +219,23 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
   Operations result;
   LoopPool pool(result.pool_);
   std::vector<Operation>& operations = result.operations_;
+  std::vector<Piece> stored, wanted_pieces;  // of one tensor at a time
   for (std::size_t number = 0; number < transfers.size(); ++number) {
     const Transfer& transfer = transfers[number];
     const layout::Canon& canon = transfer.dst->canon();
     const std::size_t first_operation = operations.size();
+    // Two sorted lists of cuts meet at most as often as both are long; only experts and layers stacked in one array
+    // give more.
+    operations.reserve(first_operation + transfer.src->arrays().size() + transfer.dst->arrays().size());
     for (std::uint32_t t = 0; t < canon.tensors().size(); ++t) {
       const layout::Tensor& tensor = canon.tensors()[t];
       const Fusion fusion = common_fusion(transfer, t);
       const TensorForm form = form_of(canon, t, fusion);
-      std::vector<Piece> stored = transfer.src->pieces(t, fusion);
+      transfer.src->pieces(t, fusion, stored);
       const auto kept = std::stable_partition(stored.begin(), stored.end(), [](const Piece& p) { return !p.replica; });
       for (auto replica = kept; replica != stored.end(); ++replica) result.replicas_skipped_ += volume(*replica);
       stored.erase(kept, stored.end());
-      const BoxTree tree(std::move(stored));
+      const BoxTree tree(stored);
 
       Index source_volume = 0;
       for (const Piece& box : tree.boxes()) source_volume += volume(box);
@@ -216,7 +256,8 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
       }
 
       Index counted = 0;
-      for (const Piece& target : transfer.dst->pieces(t, fusion)) {
+      transfer.dst->pieces(t, fusion, wanted_pieces);
+      for (const Piece& target : wanted_pieces) {
         const Index wanted = volume(target);
         Index found = 0;
         tree.overlapping(target, [&](const Piece& source) {
@@ -282,11 +323,7 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
       }
     }
 
-    // By target array (their order is that of the files), then by destination.
-    std::sort(operations.begin() + static_cast<std::ptrdiff_t>(first_operation), operations.end(),
-              [](const Operation& a, const Operation& b) {
-                return a.dst_array != b.dst_array ? a.dst_array < b.dst_array : a.dst < b.dst;
-              });
+    sort_by_target(operations, first_operation, transfer.dst->arrays().size());
     std::vector<Into> into(transfer.dst->arrays().size(), Into{0, 0, 0});
     for (std::size_t i = first_operation; i < operations.size();) {
       std::size_t j = i;

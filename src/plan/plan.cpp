@@ -36,7 +36,7 @@ class Hasher {
   std::uint64_t hash_ = 1469598103934665603u;
 };
 
-using Rounds = std::vector<std::vector<Range>>;
+using Rounds = std::vector<CutRound>;
 
 }  // namespace
 
@@ -77,7 +77,8 @@ struct Plan::State {
     const bool exchange = route == Route::exchange;
     const Rounds& all = rounds[exchange ? 0 : static_cast<std::size_t>(rank)];
     return spell_out(
-        inputs, all[number], [this](const Range& range) { return owner_of(range); }, rank, options.ranks, exchange);
+        inputs, all[number].targets, [this](const Range& range) { return owner_of(range); }, rank, options.ranks,
+        exchange);
   }
   double amplification() const;
   Index bytes_read() const;
@@ -173,22 +174,33 @@ void Plan::State::build(Index bytes, bool by_force) {
     std::size_t longest = 0;
     for (const Rounds& list : by_owner) longest = std::max(longest, list.size());
     for (std::size_t i = 0; i < longest; ++i) {
-      std::vector<Range> together;
+      CutRound together;
       for (const Rounds& list : by_owner) {
-        if (i < list.size()) together.insert(together.end(), list[i].begin(), list[i].end());
+        if (i < list.size())
+          together.targets.insert(together.targets.end(), list[i].targets.begin(), list[i].targets.end());
       }
       rounds[0].push_back(std::move(together));
     }
   }
-  for (int rank = 0; rank < options.ranks; ++rank) {
-    const std::size_t count = rounds[route == Route::exchange ? 0 : static_cast<std::size_t>(rank)].size();
-    for (std::size_t i = 0; i < count; ++i) {
-      const Round round = this->round(rank, i);
-      if (!round.reads.empty()) note(Slot::source, round.reads.back().slot_offset + round.reads.back().length);
-      if (!round.writes.empty()) note(Slot::output, round.writes.back().slot_offset + round.writes.back().length);
-      if (!round.sends.empty()) note(Slot::outgoing, round.sends.back().slot_offset + round.sends.back().length);
-      if (!round.receives.empty())
-        note(Slot::received, round.receives.back().slot_offset + round.receives.back().length);
+  if (route == Route::direct) {
+    for (const Rounds& list : rounds) {
+      for (const CutRound& round : list) {
+        note(Slot::source, round.source_slot);
+        note(Slot::output, round.output_slot);
+      }
+    }
+  } else {
+    const auto end = [](const auto& parts) {
+      return parts.empty() ? 0 : parts.back().slot_offset + parts.back().length;
+    };
+    for (int rank = 0; rank < options.ranks; ++rank) {
+      for (std::size_t i = 0; i < rounds[0].size(); ++i) {
+        const Round round = this->round(rank, i);
+        note(Slot::source, end(round.reads));
+        note(Slot::output, end(round.writes));
+        note(Slot::outgoing, end(round.sends));
+        note(Slot::received, end(round.receives));
+      }
     }
   }
   for (Index& size : slots) size = round_up(size, 4096);
@@ -199,7 +211,8 @@ Index Plan::State::plan_bytes() const {
   bytes += static_cast<Index>(span_owner.capacity() * sizeof(std::int32_t));
   for (const auto& group : groups) bytes += static_cast<Index>(group.capacity() * sizeof(Range) + sizeof(group));
   for (const Rounds& list : rounds) {
-    for (const auto& round : list) bytes += static_cast<Index>(round.capacity() * sizeof(Range) + sizeof(round));
+    for (const CutRound& round : list)
+      bytes += static_cast<Index>(round.targets.capacity() * sizeof(Range) + sizeof(round));
   }
   return bytes;
 }
@@ -207,8 +220,8 @@ Index Plan::State::plan_bytes() const {
 Index Plan::State::bytes_read() const {
   Index bytes = 0;
   for (const Rounds& list : rounds) {
-    for (const auto& round : list) {
-      Needed needed = needed_sources(inputs, round);
+    for (const CutRound& round : list) {
+      Needed needed = needed_sources(inputs, round.targets);
       merge_ranges(needed.ranges, inputs.sizes.bridged_gap);
       for (const Range& range : needed.ranges) bytes += range.size();
     }
@@ -426,8 +439,8 @@ std::uint64_t Plan::schedule_hash() const {
   for (const std::int32_t owner : state_->span_owner) hasher.add(std::uint64_t{static_cast<std::uint32_t>(owner)});
   for (const Rounds& list : state_->rounds) {
     hasher.add(static_cast<std::uint64_t>(list.size()));
-    for (const auto& round : list) {
-      for (const Range& range : round) {
+    for (const CutRound& round : list) {
+      for (const Range& range : round.targets) {
         hasher.add(std::uint64_t{range.file});
         hasher.add(range.begin);
         hasher.add(range.end);

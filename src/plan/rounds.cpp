@@ -67,6 +67,37 @@ void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vec
   if (from < target.end) parts.push_back({target.file, from, target.end});
 }
 
+/// A target range that this rank writes.
+struct Own {
+  const Range* range;
+  Index slot_offset;
+  std::uint32_t write;
+};
+
+/// Places the ranges in the output slot, sorted by file; neighbours inside a span are written as one. Returns the bytes
+/// used.
+Index place_writes(const Inputs& inputs, std::vector<Own>& own, std::vector<Write>& writes) {
+  std::sort(own.begin(), own.end(), [](const Own& a, const Own& b) {
+    return a.range->file != b.range->file ? a.range->file < b.range->file : a.range->begin < b.range->begin;
+  });
+  Index cursor = 0;
+  for (Own& part : own) {
+    const Range& range = *part.range;
+    const bool joins = !writes.empty() && writes.back().file == range.file &&
+                       writes.back().offset + writes.back().length == range.begin &&
+                       range.begin % inputs.sizes.span != 0;
+    part.slot_offset = joins ? cursor : place_in_slot(cursor, range.begin, inputs.sizes.page);
+    if (joins) {
+      writes.back().length += range.size();
+    } else {
+      writes.push_back({range.file, range.begin, range.size(), part.slot_offset});
+    }
+    part.write = static_cast<std::uint32_t>(writes.size() - 1);
+    cursor = part.slot_offset + range.size();
+  }
+  return cursor;
+}
+
 Index total(const std::vector<Range>& ranges) {
   Index bytes = 0;
   for (const Range& range : ranges) bytes += range.size();
@@ -74,29 +105,6 @@ Index total(const std::vector<Range>& ranges) {
 }
 
 }  // namespace
-
-void for_each_operation(const Inputs& inputs, const Range& range,
-                        const std::function<void(const CutOperation&)>& visit) {
-  std::vector<StridedCopy> parts;
-  for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
-    const Transfer& transfer = inputs.transfers[stored.transfer];
-    // Ranges are cut at element boundaries.
-    const Index low = std::max<Index>(0, (range.begin - stored.begin) / stored.element);
-    const Index high = (std::min(range.end, stored.end) - stored.begin) / stored.element;
-    const std::span<const Operation> ops = inputs.operations.into(stored.transfer, stored.array);
-    const Index longest = inputs.operations.longest_reach(stored.transfer, stored.array);
-    auto op = std::partition_point(ops.begin(), ops.end(), [&](const Operation& o) { return o.dst <= low - longest; });
-    for (; op != ops.end() && op->dst < high; ++op) {
-      parts.clear();
-      cut_by_dst(inputs.operations.strided(*op), low, high, parts);
-      const Place& src = transfer.src_places[op->src_array];
-      for (const StridedCopy& part : parts) {
-        visit({&*op, part, src.offset, stored.begin, src.file, transfer.src->arrays()[op->src_array].dtype,
-               transfer.dst->arrays()[stored.array].dtype});
-      }
-    }
-  }
-}
 
 void source_ranges(const CutOperation& operation, Grain grain, const Sizes& sizes, std::vector<Range>& ranges) {
   StridedCopy copy = operation.copy;
@@ -210,59 +218,93 @@ std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<R
   return components;
 }
 
-std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes,
-                                           bool force) {
-  std::vector<std::vector<Range>> pieces;  // by target order
-  const auto refine = [&](const auto& self, const std::vector<Range>& component, Index chunk) -> void {
-    const Index work = std::max(total(component), needed_sources(inputs, component).bytes);
-    if (work <= round_bytes) {
-      pieces.push_back(component);
+std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes, bool force) {
+  struct Piece {
+    std::vector<Range> targets, sources;
+    Index written, read;
+  };
+  std::vector<Piece> pieces;
+  const auto measure = [&](std::vector<Range> targets) {
+    Piece piece{std::move(targets), {}, 0, 0};
+    piece.written = total(piece.targets);
+    Needed needed = needed_sources(inputs, piece.targets);
+    piece.read = needed.bytes;
+    piece.sources = std::move(needed.ranges);
+    return piece;
+  };
+  const auto work = [](const Piece& piece) { return std::max(piece.written, piece.read); };
+  const auto refine = [&](const auto& self, Piece piece, Index chunk) -> void {
+    if (work(piece) <= round_bytes) {
+      pieces.push_back(std::move(piece));
       return;
     }
     if (chunk < inputs.sizes.finest) {
-      if (!force || work <= 4 * round_bytes) {
-        pieces.push_back(component);
+      if (!force || work(piece) <= 4 * round_bytes) {
+        pieces.push_back(std::move(piece));
         return;
       }
-      // Consecutive parts, as many at a time as fit.
+      // Consecutive parts, as many at a time as fit; what they share is read more than once.
       std::vector<Range> some;
-      for (const Range& range : component) {
+      Piece fits{};
+      for (const Range& range : piece.targets) {
         some.push_back(range);
-        if (some.size() > 1 && std::max(total(some), needed_sources(inputs, some).bytes) > 4 * round_bytes) {
-          some.pop_back();
-          pieces.push_back(some);
+        Piece grown = measure(some);
+        if (some.size() > 1 && work(grown) > 4 * round_bytes) {
+          pieces.push_back(std::move(fits));
           some = {range};
+          grown = measure(some);
         }
+        fits = std::move(grown);
       }
-      pieces.push_back(some);
+      pieces.push_back(std::move(fits));
       return;
     }
     std::vector<Range> parts;
-    for (const Range& range : component) cut_target(inputs, range, chunk, parts);
+    for (const Range& range : piece.targets) cut_target(inputs, range, chunk, parts);
     std::vector<std::vector<Range>> components = linked(inputs, parts);
-    // Where finer parts hang together all the same, only the very finest cuts can help, and only by force.
-    if (components.size() == 1 && !force) {
-      if (chunk > inputs.sizes.short_run) return self(self, component, chunk / 4);
-      pieces.push_back(component);
+    if (components.size() == 1) {
+      // What hangs together in small parts hangs together in smaller ones: only force helps.
+      if (chunk <= inputs.sizes.short_run && !force) {
+        pieces.push_back(std::move(piece));
+        return;
+      }
+      piece.targets = std::move(components.front());
+      self(self, std::move(piece), chunk / 4);
       return;
     }
-    for (const std::vector<Range>& finer : components) self(self, finer, chunk / 2);
+    for (std::vector<Range>& finer : components) self(self, measure(std::move(finer)), chunk / 2);
   };
-  refine(refine, group, std::min(inputs.sizes.span, round_bytes) / 2);
+  refine(refine, measure(group), std::min(inputs.sizes.span, round_bytes) / 2);
 
   // Small neighbours share a round.
-  std::vector<std::vector<Range>> rounds;
+  std::vector<CutRound> rounds;
+  std::vector<Range> sources;
   Index written = 0, read = 0;
-  for (std::vector<Range>& piece : pieces) {
-    const Index piece_written = total(piece), piece_read = needed_sources(inputs, piece).bytes;
-    if (rounds.empty() || std::max(written + piece_written, read + piece_read) > round_bytes) {
-      rounds.emplace_back();
-      written = read = 0;
+  const auto close = [&] {
+    if (rounds.empty()) return;
+    merge_ranges(sources, inputs.sizes.bridged_gap);
+    std::vector<Own> own;
+    std::vector<Write> writes;
+    for (const Range& target : rounds.back().targets) own.push_back({&target, 0, 0});
+    rounds.back().output_slot = place_writes(inputs, own, writes);
+    for (const Range& range : sources) {
+      rounds.back().source_slot =
+          place_in_slot(rounds.back().source_slot, range.begin, inputs.sizes.page) + range.size();
     }
-    rounds.back().insert(rounds.back().end(), piece.begin(), piece.end());
-    written += piece_written;
-    read += piece_read;
+    sources.clear();
+    written = read = 0;
+  };
+  for (const Piece& piece : pieces) {
+    if (rounds.empty() || std::max(written + piece.written, read + piece.read) > round_bytes) {
+      close();
+      rounds.emplace_back();
+    }
+    written += piece.written;
+    read += piece.read;
+    rounds.back().targets.insert(rounds.back().targets.end(), piece.targets.begin(), piece.targets.end());
+    sources.insert(sources.end(), piece.sources.begin(), piece.sources.end());
   }
+  close();
   return rounds;
 }
 
@@ -304,35 +346,13 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
   }
 
   // Where own ranges stand in the output slot; neighbours are written as one.
-  struct Own {
-    const Range* range;
-    Index slot_offset;
-    std::uint32_t write;
-  };
   std::vector<Own> own;
   std::vector<int> writers;
   for (const Range& target : targets) {
     writers.push_back(owner(target));
     if (writers.back() == rank) own.push_back({&target, 0, 0});
   }
-  std::sort(own.begin(), own.end(), [](const Own& a, const Own& b) {
-    return a.range->file != b.range->file ? a.range->file < b.range->file : a.range->begin < b.range->begin;
-  });
-  cursor = 0;
-  for (Own& part : own) {
-    const bool joins = !round.writes.empty() && round.writes.back().file == part.range->file &&
-                       round.writes.back().offset + round.writes.back().length == part.range->begin &&
-                       part.range->begin % inputs.sizes.span != 0;
-    if (joins) {
-      part.slot_offset = cursor;
-      round.writes.back().length += part.range->size();
-    } else {
-      part.slot_offset = place_in_slot(cursor, part.range->begin, inputs.sizes.page);
-      round.writes.push_back({part.range->file, part.range->begin, part.range->size(), part.slot_offset});
-    }
-    part.write = static_cast<std::uint32_t>(round.writes.size() - 1);
-    cursor = part.slot_offset + part.range->size();
-  }
+  place_writes(inputs, own, round.writes);
   std::vector<const Own*> own_of(targets.size(), nullptr);
   for (const Own& part : own) own_of[static_cast<std::size_t>(part.range - targets.data())] = &part;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <vector>
 
@@ -30,8 +31,29 @@ struct CutOperation {
 };
 
 /// Calls visit(CutOperation) for every part of every op that writes into `range`, by rising destination array.
-void for_each_operation(const Inputs& inputs, const Range& range,
-                        const std::function<void(const CutOperation&)>& visit);
+template <class Visit>
+void for_each_operation(const Inputs& inputs, const Range& range, Visit&& visit) {
+  std::vector<layout::StridedCopy> parts;
+  for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
+    const Transfer& transfer = inputs.transfers[stored.transfer];
+    // Ranges are cut at element boundaries.
+    const Index low = std::max<Index>(0, (range.begin - stored.begin) / stored.element);
+    const Index high = (std::min(range.end, stored.end) - stored.begin) / stored.element;
+    const DType dst_dtype = transfer.dst->arrays()[stored.array].dtype;
+    const std::span<const Operation> ops = inputs.operations.into(stored.transfer, stored.array);
+    const Index longest = inputs.operations.longest_reach(stored.transfer, stored.array);
+    auto op = std::partition_point(ops.begin(), ops.end(), [&](const Operation& o) { return o.dst <= low - longest; });
+    for (; op != ops.end() && op->dst < high; ++op) {
+      parts.clear();
+      cut_by_dst(inputs.operations.strided(*op), low, high, parts);
+      const Place& src = transfer.src_places[op->src_array];
+      for (const layout::StridedCopy& part : parts) {
+        visit(CutOperation{&*op, part, src.offset, stored.begin, src.file, transfer.src->arrays()[op->src_array].dtype,
+                           dst_dtype});
+      }
+    }
+  }
+}
 
 /// How finely the source bytes of a copy are told apart.
 enum class Grain {
@@ -57,11 +79,16 @@ Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets);
 /// `targets`; components are in the order of their first range.
 std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<Range>& targets);
 
+/// Target ranges that are made in one round, and what slots they need on a rank that makes them alone.
+struct CutRound {
+  std::vector<Range> targets;
+  Index source_slot = 0, output_slot = 0;
+};
+
 /// Cuts a group of target ranges into rounds of about `round_bytes`: linked parts stay together; parts too large are
 /// cut finer, at natural boundaries of the ops. If `force`, linked parts that stay larger than four rounds are cut all
 /// the same and their sources read more than once.
-std::vector<std::vector<Range>> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes,
-                                           bool force);
+std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes, bool force);
 
 /// Which rank reads which source bytes of a round, and where they land in its source slot.
 struct Segment {

@@ -99,8 +99,8 @@ class Layout {
 
   /// May canonical axes k and k + 1 of `tensor` be fused as far as this layout goes?
   std::vector<bool> fusable(std::uint32_t tensor) const;
-  /// All pieces of `tensor`, rule by rule.
-  std::vector<Piece> pieces(std::uint32_t tensor, const Fusion& fusion) const;
+  /// Puts all pieces of `tensor` into `pieces`, rule by rule. The buffer is the caller's, to be used again.
+  void pieces(std::uint32_t tensor, const Fusion& fusion, std::vector<Piece>& pieces) const;
   /// Fill (padding) elements of one array; begin is not used.
   std::vector<Piece> fills(std::uint32_t array) const;
 

@@ -31,6 +31,18 @@ struct StridedCopy {
   int rank = 0;
   Loop loops[kMaxRank];
 
+  StridedCopy() = default;
+  // Plans hold millions of these for a moment each: only the loops in use are copied.
+  StridedCopy(const StridedCopy& other) { *this = other; }
+  StridedCopy& operator=(const StridedCopy& other) {
+    src = other.src;
+    dst = other.dst;
+    canonical = other.canonical;
+    rank = other.rank;
+    for (int k = 0; k < rank; ++k) loops[k] = other.loops[k];
+    return *this;
+  }
+
   Index volume() const {
     Index n = 1;
     for (int k = 0; k < rank; ++k) n *= loops[k].size;

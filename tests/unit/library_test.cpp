@@ -145,7 +145,7 @@ TEST(Library, TakesAFamilyAndAFormatFromAFolder) {
   std::vector<std::string> found;
   for (const layout::Array& array : layout->arrays()) {
     found.push_back(layout->file(array) + " " + layout->name(array));
-    for (const Index extent : layout->shape(array)) found.back() += " " + std::to_string(extent);
+    for (const Index extent : layout->shape(array)) found.back().append(" ").append(std::to_string(extent));
   }
   EXPECT_EQ(found, (std::vector<std::string>{"part-00-of-2.safetensors E 5 5", "part-01-of-2.safetensors E 5 5",
                                              "part-00-of-2.safetensors M 3 2 3", "part-01-of-2.safetensors M 2 2 3",

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "reshard/comm/comm.h"
+#include "reshard/exec/executor.h"
+#include "reshard/model/library.h"
+
+namespace reshard::app {
+
+/// Where a streaming command stands.
+struct Moment {
+  exec::Progress all_ranks;
+  Index target_bytes = 0;  ///< to be written in the end
+  double elapsed_s = 0;
+};
+
+/// What a command runs in, and whom it tells things while it runs. The functions are called on rank 0 only, `progress`
+/// about ten times a second; they may be empty.
+struct Context {
+  comm::Comm& comm;
+  const model::Library& library;
+  std::string version;  ///< of the program, for records
+  std::string command;  ///< the command line, for reports
+  std::function<void(const std::string&)> note;
+  std::function<void(const std::string&)> warning;
+  std::function<void(const Moment&)> progress;
+
+  void tell(const std::function<void(const std::string&)>& listener, const std::string& text) const {
+    if (comm.rank() == 0 && listener) listener(text);
+  }
+};
+
+}  // namespace reshard::app

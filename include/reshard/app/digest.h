@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "reshard/app/context.h"
+#include "reshard/app/options.h"
+#include "reshard/app/stream.h"
+
+namespace reshard::app {
+
+/// A canonical tensor at one layer and expert, and the digest of its values. See repack/digest.h.
+struct DigestLine {
+  std::string name;
+  Shape shape;  ///< without layer and expert
+  DType dtype = DType::bf16;
+  std::uint64_t digest = 0;
+};
+
+/// The layout-independent fingerprint of a checkpoint: equal for any two of the same values, whatever their format,
+/// topology and lossless dtype.
+struct Digests {
+  std::vector<DigestLine> lines;   ///< in canonical order
+  bool tied_head = false;          ///< printed as the line "head = embed"
+  bool vocabulary_padded = false;  ///< the true vocabulary is unknown: its padding counts as values
+
+  std::uint64_t total() const;  ///< hash of the lines as printed
+};
+
+/// "rd1:00f1e2d3c4b5a697".
+std::string digest_text(std::uint64_t digest);
+/// "rd1:00f1e2d3c4b5a697  attn.q[layer=3]  [4,2,2,4,64]".
+std::string to_string(const DigestLine& line);
+inline constexpr const char* kTiedHead = "head = embed";
+
+/// Lines of a checkpoint with the dtypes and digests of a stream, one of each per line; none: the model's dtype, zeros.
+/// Pure.
+Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
+                     const std::vector<std::uint64_t>& sums);
+
+struct DigestResult {
+  std::string source;
+  Digests digests;
+  StreamReport stream;
+};
+
+/// Streams the checkpoint once and digests it. Errors: as open_checkpoint, Plan::make, execute. Collective.
+Expected<DigestResult> digest(Context& context, const Options& options);
+
+nlohmann::ordered_json to_json(const Digests& digests);
+nlohmann::ordered_json to_json(const DigestResult& result);
+
+}  // namespace reshard::app

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "reshard/base/index.h"
+#include "reshard/layout/layout.h"
+#include "reshard/plan/plan.h"
+
+namespace reshard::app {
+
+/// Everything that a user can ask for, with the defaults. A member has the name of its option.
+struct Options {
+  std::string src;  ///< checkpoint: folder, file, org/name[@rev] in the Hugging Face cache, synthetic:MODEL
+  std::string dst;  ///< output path, `null:`, or the second checkpoint of diff
+
+  // What the source is.
+  std::string from;  ///< format; empty: detected
+  Index step = -1;
+  Index vocab_size = 0;
+  std::string config_from, tokenizer_from;
+  std::vector<std::string> passthrough, include, exclude;
+  bool follow_symlinks = false;
+
+  // What the target shall be.
+  std::string to;
+  layout::Mesh mesh;
+  std::string dtype;
+  std::vector<std::string> keep_dtype;
+  Index max_shard_size = 5'000'000'000;
+  Index vocab_multiple = 1;
+  std::string format_version;
+
+  // How it is done; none of these changes a byte.
+  Index memory_budget = kGiB;
+  plan::Route route = plan::Route::automatic;
+  bool overwrite = false;
+  bool dry_run = false;
+  std::string config_dir;
+
+  // plan
+  int ranks = 0;  ///< 0: those of this job
+  int ranks_per_node = 0;
+
+  // verify, diff
+  std::string against;
+  double tolerance = 0;
+};
+
+}  // namespace reshard::app

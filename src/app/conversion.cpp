@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conversion.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "reshard/app/convert.h"
+#include "reshard/base/text.h"
+
+namespace reshard::app {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+/// True if one path is the other, or lies inside it.
+bool overlap(const fs::path& a, const fs::path& b) {
+  const auto [at_a, at_b] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return at_a == a.end() || at_b == b.end();
+}
+
+/// The path that is meant by DST: for a one-file format an existing folder means the usual file in it.
+std::string resolve_dst(const std::string& dst, const format::Format& format) {
+  if (dst == kNullTarget) return dst;
+  std::error_code ignored;
+  fs::path path = fs::absolute(dst, ignored).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  if (format.one_file() && fs::is_directory(path, ignored)) path /= format.file_name();
+  return path.string();
+}
+
+Status check_apart(const format::Checkpoint& checkpoint, const std::string& src, const std::string& dst) {
+  if (checkpoint.synthetic || dst == kNullTarget) return {};
+  std::error_code failed;
+  const fs::path from = fs::weakly_canonical(checkpoint.probe.directory.root, failed);
+  const fs::path to = fs::weakly_canonical(dst, failed);
+  if (failed || !overlap(from, to)) return {};
+  return usage_error(
+      fmt::format("{}: the output would lie in the source {} or the other way round; choose a path outside", dst, src));
+}
+
+Expected<std::string> parse_target_dtype(const std::string& name) {
+  if (name.empty()) return name;
+  const std::optional<DType> dtype = parse_user_dtype(name);
+  const std::vector<std::string> known = {"bf16", "fp16", "fp32"};
+  if (!dtype) {
+    const auto guess = did_you_mean(name, known);
+    return usage_error(fmt::format("--dtype {}: unknown; {}it is one of {}", name,
+                                   guess ? "did you mean " + *guess + "? " : "", join(known, ", ")));
+  }
+  if (!is_castable(*dtype)) {
+    return usage_error(fmt::format("--dtype {}: weights are cast between {} only; others are copied as they are", name,
+                                   join(known, ", ")));
+  }
+  return std::string(to_string(*dtype));
+}
+
+const char* known_advice() { return "; `reshard list formats` prints the formats"; }
+
+Expected<const format::Format*> find_target_format(const Context& context, const std::string& name) {
+  if (name.empty()) return usage_error(std::string("--to FORMAT is missing") + known_advice());
+  if (const format::Format* found = format::find(name, context.library)) return found;
+  const auto guess = did_you_mean(name, context.library.formats());
+  return usage_error(
+      fmt::format("--to {}: unknown format{}{}", name, guess ? "; did you mean " + *guess + "?" : "", known_advice()));
+}
+
+/// Digest lines of one array as a container stores them with it.
+std::string item_digest(const Digests& digests, const layout::Layout& layout, std::uint32_t array) {
+  std::vector<std::string> lines;
+  for (const Index line : format::lines_of(layout, array)) {
+    lines.push_back(to_string(digests.lines[static_cast<std::size_t>(line)]));
+  }
+  return join(lines, "\n");
+}
+
+/// A one-file checkpoint carries its record inside, and that holds digests, which are known when all else is written:
+/// lays the file out with room for it.
+Status make_room_for_record(const Context& context, const Options& options, Conversion& conversion) {
+  format::Target& target = conversion.target;
+  const container::Container* container = container::find(target.layout->table().container);
+  for (std::size_t f = 0; f < target.files.size(); ++f) {
+    format::TargetFile& file = target.files[f];
+    file.spec.files[kRecordName] = record_text(context, conversion, options, 0, conversion.digests({}));
+    RESHARD_TRY(target.images[f], container->lay_out(file.spec));
+    for (std::size_t i = 0; i < file.arrays.size(); ++i) {
+      target.offset_of_array[file.arrays[i]] = target.images[f].offsets[i];
+    }
+  }
+  return {};
+}
+
+Status describe(const Context& context, const Options& options, const format::Format& format, Conversion& conversion) {
+  conversion.dst = resolve_dst(options.dst, format);
+  RESHARD_CHECK(check_apart(conversion.checkpoint, options.src, conversion.dst));
+  format::TargetOptions& target = conversion.target_options;
+  target.mesh = options.mesh;
+  target.format_version = options.format_version;
+  RESHARD_TRY(target.dtype, parse_target_dtype(options.dtype));
+  target.keep_dtype = options.keep_dtype;
+  target.max_shard_size = options.max_shard_size;
+  target.vocab_multiple = options.vocab_multiple;
+  target.final_path = conversion.dst;
+  conversion.source = describe_source(conversion.checkpoint, options.src);
+  target.provenance = {{"reshard_version", context.version}, {"reshard_source", conversion.source.dump()}};
+  const Digests zeros = make_digests(conversion.checkpoint, {}, {});
+  target.digest_bytes = [&](const layout::Layout& layout, std::uint32_t array) {
+    return static_cast<Index>(item_digest(zeros, layout, array).size());
+  };
+  RESHARD_TRY(conversion.target, format::describe_target(conversion.checkpoint, options.to, target, context.library));
+  target.digest_bytes = nullptr;
+  if (format.one_file()) RESHARD_CHECK(make_room_for_record(context, options, conversion));
+  return {};
+}
+
+}  // namespace
+
+bool Conversion::writes() const { return dst != kNullTarget; }
+
+Index Conversion::table_bytes() const { return app::table_bytes(checkpoint) + app::table_bytes(target); }
+
+Digests Conversion::digests(const std::vector<std::uint64_t>& sums) const {
+  return make_digests(checkpoint, line_dtypes(*target.layout), sums);
+}
+
+std::vector<plan::Transfer> Conversion::transfers() const {
+  plan::Transfer transfer{checkpoint.layout.get(), places_of(checkpoint), target.layout.get(), {}, 0};
+  transfer.dst_places.reserve(target.file_of_array.size());
+  for (std::size_t a = 0; a < target.file_of_array.size(); ++a) {
+    transfer.dst_places.push_back({target.file_of_array[a], target.offset_of_array[a]});
+  }
+  std::vector<plan::Transfer> all;
+  all.push_back(std::move(transfer));
+  return all;
+}
+
+std::vector<plan::TargetFile> Conversion::target_files() const {
+  std::vector<plan::TargetFile> files;
+  for (const container::FileImage& image : target.images) {
+    plan::TargetFile file{image.size, {}};
+    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.bytes});
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+plan::Options Conversion::plan_options(const Options& options, int ranks) const {
+  plan::Options plan;
+  plan.ranks = ranks;
+  plan.memory_budget = options.memory_budget;
+  plan.table_bytes = table_bytes();
+  plan.route = options.route;
+  return plan;
+}
+
+std::map<std::string, std::string> Conversion::item_digests(std::size_t file, const Digests& digests) const {
+  std::map<std::string, std::string> texts;
+  const format::TargetFile& target_file = target.files[file];
+  for (std::size_t i = 0; i < target_file.arrays.size(); ++i) {
+    texts[target_file.spec.items[i].name] = item_digest(digests, *target.layout, target_file.arrays[i]);
+  }
+  return texts;
+}
+
+Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, const Options& options) {
+  RESHARD_TRY(const format::Format* format, find_target_format(context, options.to));
+  auto conversion = std::make_unique<Conversion>();
+  RESHARD_TRY(conversion->checkpoint, open_source(context, options.src, source_options(options)));
+  RESHARD_CHECK(comm::agree(context.comm, describe(context, options, *format, *conversion)));
+  for (const std::string& note : conversion->target.notes) context.tell(context.note, note);
+  return conversion;
+}
+
+void tell_casts(Context& context, const Conversion& conversion, const plan::Plan& plan) {
+  if (context.comm.rank() != 0) return;
+  constexpr std::size_t kNamed = 3;
+  for (const LossyCast& cast : lossy_casts(plan, *conversion.checkpoint.layout, *conversion.target.layout)) {
+    std::vector<std::string> named(
+        cast.arrays.begin(), cast.arrays.begin() + static_cast<std::ptrdiff_t>(std::min(kNamed, cast.arrays.size())));
+    if (cast.arrays.size() > kNamed) named.push_back(fmt::format("and {} more", cast.arrays.size() - kNamed));
+    context.tell(
+        context.warning,
+        fmt::format("{} arrays lose precision, {} -> {}: {}; --keep-dtype GLOB keeps the dtype of those it names",
+                    cast.arrays.size(), to_string(cast.src), to_string(cast.dst), join(named, ", ")));
+  }
+}
+
+Json describe_source(const format::Checkpoint& checkpoint, const std::string& path) {
+  const format::Directory& directory = checkpoint.probe.directory;
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+  const auto add = [&](std::string_view text) {
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+    hash = (hash ^ 0xFFu) * 1099511628211u;
+  };
+  Index bytes = 0;
+  for (const format::Directory::Entry& entry : directory.entries) {
+    add(directory.files[entry.file]);
+    add(entry.entry.name);
+    add(to_string(entry.entry.dtype));
+    add(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
+    bytes += entry.entry.length;
+  }
+  const fs::path plain = fs::path(path).lexically_normal();
+  const layout::Mesh& mesh = checkpoint.probe.mesh;
+  return {{"name", (plain.has_filename() ? plain : plain.parent_path()).filename().string()},
+          {"format", checkpoint.format->name()},
+          {"family", checkpoint.probe.spec.family},
+          {"tp", mesh.tp},
+          {"pp", mesh.pp},
+          {"ep", mesh.ep},
+          {"dp", mesh.dp},
+          {"files", directory.files.size()},
+          {"arrays", directory.entries.size()},
+          {"bytes", bytes},
+          {"hash", hash_text(hash)}};
+}
+
+std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
+                        std::uint64_t plan_hash, const Digests& digests) {
+  const Json chosen = {{"to", options.to},
+                       {"tp", options.mesh.tp},
+                       {"pp", options.mesh.pp},
+                       {"ep", options.mesh.ep},
+                       {"dp", options.mesh.dp},
+                       {"dtype", conversion.target_options.dtype},
+                       {"keep_dtype", options.keep_dtype},
+                       {"max_shard_size", options.max_shard_size},
+                       {"vocab_size", options.vocab_size},
+                       {"vocab_multiple", options.vocab_multiple},
+                       {"format_version", options.format_version},
+                       {"passthrough", options.passthrough},
+                       {"include", options.include},
+                       {"exclude", options.exclude}};
+  const Json record = {{"reshard_version", context.version},
+                       {"source", conversion.source},
+                       {"options", chosen},
+                       {"plan_hash", hash_text(plan_hash)},
+                       {"digests", to_json(digests)}};
+  return record.dump(2) + "\n";
+}
+
+}  // namespace reshard::app

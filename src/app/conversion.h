@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "reshard/app/context.h"
+#include "reshard/app/digest.h"
+#include "reshard/app/options.h"
+#include "reshard/app/plan_report.h"
+#include "reshard/format/format.h"
+#include "reshard/plan/plan.h"
+
+namespace reshard::app {
+
+/// Both sides of a conversion, described. Plans refer to it, so that it stays where it is.
+struct Conversion {
+  format::Checkpoint checkpoint;
+  format::TargetOptions target_options;
+  format::Target target;
+  std::string dst;                ///< where the checkpoint will stand, or null:
+  nlohmann::ordered_json source;  ///< describe_source
+
+  bool writes() const;
+  Index table_bytes() const;
+  std::vector<plan::Transfer> transfers() const;
+  std::vector<plan::TargetFile> target_files() const;
+  plan::Options plan_options(const Options& options, int ranks) const;
+  /// Lines of the target with the sums of a stream; none: zeros.
+  Digests digests(const std::vector<std::uint64_t>& sums) const;
+  /// What the container stores with each item of a target file.
+  std::map<std::string, std::string> item_digests(std::size_t file, const Digests& digests) const;
+};
+
+/// Opens the source and describes the target; tells notes. Errors: as open_checkpoint, describe_target; (usage) options
+/// that contradict each other, DST and SRC inside one another. Collective.
+Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, const Options& options);
+
+/// Says on stderr which casts of a plan lose values. Rank 0 tells.
+void tell_casts(Context& context, const Conversion& conversion, const plan::Plan& plan);
+
+/// What the source is, in words and a hash of its headers: the same wherever it lies and whoever reads it. Pure.
+nlohmann::ordered_json describe_source(const format::Checkpoint& checkpoint, const std::string& path);
+
+/// The run-independent record of a conversion (reshard.json): source, options that change bytes, version, plan hash,
+/// digests. Its length does not depend on the digests. Pure.
+std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
+                        std::uint64_t plan_hash, const Digests& digests);
+
+inline constexpr const char* kRecordName = "reshard.json";
+
+}  // namespace reshard::app

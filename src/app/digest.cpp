@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/app/digest.h"
+
+#include <fmt/format.h>
+
+#include "reshard/repack/digest.h"
+
+namespace reshard::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+}  // namespace
+
+std::string digest_text(std::uint64_t digest) { return fmt::format("{}:{:016x}", repack::kDigestVersion, digest); }
+
+std::string to_string(const DigestLine& line) {
+  return fmt::format("{}  {}  [{}]", digest_text(line.digest), line.name, fmt::join(line.shape, ","));
+}
+
+std::uint64_t Digests::total() const {
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+  const auto add = [&](std::string_view text) {
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  };
+  for (const DigestLine& line : lines) add(to_string(line) + "\n");
+  if (tied_head) add(std::string(kTiedHead) + "\n");
+  return hash;
+}
+
+Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
+                     const std::vector<std::uint64_t>& sums) {
+  const layout::Canon& canon = *checkpoint.canon;
+  Digests digests;
+  digests.tied_head = checkpoint.probe.spec.flag("tie_word_embeddings") && canon.find("head") < 0;
+  const auto padded = checkpoint.probe.spec.facts.find("vocab_padded");
+  digests.vocabulary_padded =
+      padded != checkpoint.probe.spec.facts.end() && padded->is_boolean() && padded->get<bool>();
+  for (Index n = 0; n < canon.num_lines(); ++n) {
+    const auto at = static_cast<std::size_t>(n);
+    digests.lines.push_back({canon.line_name(n), canon.line_shape(canon.line(n).tensor),
+                             dtypes.empty() ? checkpoint.probe.spec.dtype : dtypes[at], sums.empty() ? 0 : sums[at]});
+  }
+  return digests;
+}
+
+Expected<DigestResult> digest(Context& context, const Options& options) {
+  RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source_options(options)));
+  const std::vector<DType> dtypes = line_dtypes(*checkpoint.layout);
+  RESHARD_TRY(Streamed streamed, stream_canonical(context, checkpoint, dtypes, options));
+  DigestResult result;
+  result.source = options.src;
+  result.digests = make_digests(checkpoint, dtypes, streamed.digests);
+  result.stream = std::move(streamed.report);
+  return result;
+}
+
+Json to_json(const Digests& digests) {
+  Json lines = Json::array();
+  for (const DigestLine& line : digests.lines) {
+    lines.push_back({{"name", line.name},
+                     {"shape", line.shape},
+                     {"dtype", to_string(line.dtype)},
+                     {"digest", digest_text(line.digest)}});
+  }
+  return {{"total", digest_text(digests.total())},
+          {"tied_head", digests.tied_head},
+          {"vocabulary_padded", digests.vocabulary_padded},
+          {"lines", std::move(lines)}};
+}
+
+Json to_json(const DigestResult& result) {
+  return {{"command", "digest"},
+          {"source", result.source},
+          {"digests", to_json(result.digests)},
+          {"stream", to_json(result.stream)}};
+}
+
+}  // namespace reshard::app

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/app/inspect.h"
+
+#include <algorithm>
+
+#include "reshard/app/digest.h"
+#include "reshard/app/stream.h"
+#include "selection.h"
+
+namespace reshard::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+}  // namespace
+
+Expected<InspectResult> inspect(Context& context, const Options& options) {
+  format::SourceOptions source = source_options(options);
+  // What is shown is chosen here; the checkpoint is looked at as a whole.
+  source.include.clear();
+  source.exclude.clear();
+  RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source));
+  const format::Probe& probe = checkpoint.probe;
+  const Digests names = make_digests(checkpoint, {}, {});
+
+  InspectResult result;
+  result.path = options.src;
+  result.format = checkpoint.format->name();
+  result.family = probe.spec.family;
+  result.mesh = probe.mesh;
+  result.dtype = probe.spec.dtype;
+  result.hyper_parameters = probe.spec.fields;
+  result.vocabulary = probe.spec.integer("vocab_size");
+  result.vocabulary_padded = names.vocabulary_padded;
+  result.tied_head = names.tied_head;
+  for (const DigestLine& line : names.lines) result.parameters += num_elements(line.shape).value_or(0);
+  result.num_files = std::ssize(probe.directory.files);
+  result.num_arrays = std::ssize(probe.directory.entries);
+  for (const format::Directory::Entry& entry : probe.directory.entries) {
+    result.bytes += entry.entry.length;
+    if (!is_chosen(entry.entry.name, options)) continue;
+    result.arrays.push_back({entry.entry.name, entry.entry.dtype, entry.entry.shape, probe.directory.files[entry.file],
+                             entry.entry.length});
+  }
+  for (const format::Sidecar& sidecar : probe.carried) result.side_files.push_back(sidecar.path);
+  result.dropped = checkpoint.dropped;
+  result.notes = probe.notes;
+  return result;
+}
+
+Json to_json(const InspectResult& result) {
+  Json arrays = Json::array();
+  for (const ArrayLine& array : result.arrays) {
+    arrays.push_back({{"name", array.name},
+                      {"dtype", to_string(array.dtype)},
+                      {"shape", array.shape},
+                      {"file", array.file},
+                      {"bytes", array.bytes}});
+  }
+  return {{"command", "inspect"},
+          {"path", result.path},
+          {"format", result.format},
+          {"family", result.family},
+          {"mesh", to_json(result.mesh)},
+          {"dtype", to_string(result.dtype)},
+          {"hyper_parameters", result.hyper_parameters},
+          {"vocabulary", {{"size", result.vocabulary}, {"padded", result.vocabulary_padded}}},
+          {"tied_head", result.tied_head},
+          {"parameters", result.parameters},
+          {"bytes", result.bytes},
+          {"files", result.num_files},
+          {"num_arrays", result.num_arrays},
+          {"arrays", std::move(arrays)},
+          {"side_files", result.side_files},
+          {"dropped", result.dropped},
+          {"notes", result.notes}};
+}
+
+}  // namespace reshard::app

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "selection.h"
+
+#include <algorithm>
+#include <map>
+
+#include "reshard/app/stream.h"
+#include "reshard/base/text.h"
+
+namespace reshard::app {
+namespace {
+
+bool matches_any(const std::vector<std::string>& globs, const std::string& name) {
+  return std::any_of(globs.begin(), globs.end(), [&](const std::string& glob) { return matches_glob(glob, name); });
+}
+
+struct Verdict {
+  bool included = false, excluded = false;
+};
+using Verdicts = std::map<std::string, Verdict>;
+
+void judge(const std::string& name, const Options& options, Verdict& verdict) {
+  verdict.included |= options.include.empty() || matches_any(options.include, name);
+  verdict.excluded |= matches_any(options.exclude, name);
+}
+
+void judge_lines(const format::Checkpoint& checkpoint, const Options& options, Verdicts& verdicts) {
+  const layout::Layout& layout = *checkpoint.layout;
+  for (Index n = 0; n < checkpoint.canon->num_lines(); ++n) {
+    const std::string name = checkpoint.canon->line_name(n);
+    judge(name, options, verdicts[name]);
+  }
+  for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+    Verdict verdict;
+    judge(layout.name(layout.arrays()[a]), options, verdict);
+    for (const Index line : format::lines_of(layout, a)) {
+      Verdict& all = verdicts[checkpoint.canon->line_name(line)];
+      all.included |= verdict.included;
+      all.excluded |= verdict.excluded;
+    }
+  }
+}
+
+/// Patterns for exactly the stored arrays that hold chosen lines; none if all do.
+std::vector<std::string> arrays_with(const format::Checkpoint& checkpoint, const std::set<std::string>& lines) {
+  const layout::Layout& layout = *checkpoint.layout;
+  std::set<std::string> chosen;
+  bool all = true;
+  for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+    const std::vector<Index> held = format::lines_of(layout, a);
+    const bool wanted = std::any_of(held.begin(), held.end(),
+                                    [&](Index line) { return lines.count(checkpoint.canon->line_name(line)) != 0; });
+    all = all && wanted;
+    if (!wanted) continue;
+    std::string pattern = layout.name(layout.arrays()[a]);
+    std::replace(pattern.begin(), pattern.end(), '[', '?');  // no set is meant
+    chosen.insert(std::move(pattern));
+  }
+  if (all) return {};
+  return {chosen.begin(), chosen.end()};
+}
+
+}  // namespace
+
+bool is_chosen(const std::string& name, const Options& options) {
+  Verdict verdict;
+  judge(name, options, verdict);
+  return verdict.included && !verdict.excluded;
+}
+
+Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options) {
+  format::SourceOptions whole = source_options(options);
+  whole.include.clear();
+  whole.exclude.clear();
+  format::SourceOptions other_whole = whole;
+  other_whole.from.clear();  // --from is about the first
+  other_whole.step = -1;
+  RESHARD_TRY(format::Checkpoint a, open_source(context, options.src, whole));
+  RESHARD_TRY(format::Checkpoint b, open_source(context, other, other_whole));
+  Verdicts verdicts;
+  judge_lines(a, options, verdicts);
+  judge_lines(b, options, verdicts);
+  std::set<std::string> lines;
+  for (const auto& [name, verdict] : verdicts) {
+    if (verdict.included && !verdict.excluded) lines.insert(name);
+  }
+  if (lines.empty()) return usage_error("--include and --exclude leave nothing to compare");
+  if (lines.size() < verdicts.size()) {
+    whole.include = arrays_with(a, lines);
+    other_whole.include = arrays_with(b, lines);
+    if (!whole.include.empty()) {
+      RESHARD_TRY(a, format::open_checkpoint(options.src, whole, context.library, context.comm));
+    }
+    if (!other_whole.include.empty()) {
+      RESHARD_TRY(b, format::open_checkpoint(other, other_whole, context.library, context.comm));
+    }
+  }
+  return Pair{std::move(a), std::move(b), std::move(lines)};
+}
+
+}  // namespace reshard::app

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "reshard/app/context.h"
+#include "reshard/app/options.h"
+#include "reshard/format/format.h"
+
+namespace reshard::app {
+
+/// Do --include and --exclude leave something of this name in? Pure.
+bool is_chosen(const std::string& name, const Options& options);
+
+/// Two checkpoints to compare, perhaps in different formats.
+struct Pair {
+  format::Checkpoint a, b;
+  /// Names of the lines to compare. Either checkpoint may hold more: what its format stores together with them.
+  std::set<std::string> lines;
+};
+
+/// Opens options.src and `other`. --include and --exclude name lines ("attn.q[layer=3]") or stored arrays of either
+/// checkpoint; what no chosen line lies in is not read. Errors: as open_checkpoint; (usage) nothing is left.
+/// Collective.
+Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options);
+
+}  // namespace reshard::app

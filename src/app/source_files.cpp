@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "source_files.h"
+
+#include <algorithm>
+
+namespace reshard::app {
+namespace {
+
+constexpr std::size_t kMaxOpenFiles = 128;
+
+std::string path_in(const format::Directory& directory, std::uint32_t file) {
+  const std::string& relative = directory.files[file];
+  return relative.empty() ? directory.root : directory.root + "/" + relative;
+}
+
+}  // namespace
+
+CheckpointFiles::CheckpointFiles(std::vector<const format::Checkpoint*> checkpoints)
+    : checkpoints_(std::move(checkpoints)), first_file_{0}, modes_(checkpoints_.size()) {
+  for (const format::Checkpoint* checkpoint : checkpoints_) {
+    first_file_.push_back(first_file_.back() + static_cast<std::uint32_t>(checkpoint->probe.directory.files.size()));
+  }
+}
+
+Status CheckpointFiles::probe() {
+  for (std::size_t c = 0; c < checkpoints_.size(); ++c) {
+    const format::Checkpoint& checkpoint = *checkpoints_[c];
+    if (checkpoint.synthetic || checkpoint.probe.directory.files.empty()) continue;
+    RESHARD_TRY(modes_[c], io::probe_source(path_in(checkpoint.probe.directory, 0)));
+  }
+  return {};
+}
+
+CheckpointFiles::Place CheckpointFiles::place_of(std::uint32_t file) const {
+  const auto next = std::upper_bound(first_file_.begin(), first_file_.end(), file);
+  const auto c = static_cast<std::size_t>(next - first_file_.begin()) - 1;
+  return {c, file - first_file_[c]};
+}
+
+Expected<std::shared_ptr<io::Source>> CheckpointFiles::open(std::uint32_t file) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = by_file_.find(file); found != by_file_.end()) {
+    recent_.splice(recent_.begin(), recent_, found->second);
+    return recent_.front().second;
+  }
+  const Place place = place_of(file);
+  RESHARD_TRY(std::unique_ptr<io::Source> source,
+              format::open_source_file(*checkpoints_[place.checkpoint], place.file, modes_[place.checkpoint]));
+  recent_.emplace_front(file, std::move(source));
+  by_file_[file] = recent_.begin();
+  if (recent_.size() > kMaxOpenFiles) {
+    by_file_.erase(recent_.back().first);
+    recent_.pop_back();
+  }
+  return recent_.front().second;
+}
+
+std::string CheckpointFiles::path(std::uint32_t file) const {
+  const Place place = place_of(file);
+  return path_in(checkpoints_[place.checkpoint]->probe.directory, place.file);
+}
+
+}  // namespace reshard::app

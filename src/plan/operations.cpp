@@ -224,6 +224,7 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
     const Transfer& transfer = transfers[number];
     const layout::Canon& canon = transfer.dst->canon();
     const std::size_t first_operation = operations.size();
+    std::int64_t per_piece_line = 0;
     // Two sorted lists of cuts meet at most as often as both are long; only experts and layers stacked in one array
     // give more.
     operations.reserve(first_operation + transfer.src->arrays().size() + transfer.dst->arrays().size());
@@ -232,6 +233,22 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
       const Fusion fusion = common_fusion(transfer, t);
       const TensorForm form = form_of(canon, t, fusion);
       transfer.src->pieces(t, fusion, stored);
+      if (transfer.per_piece) {
+        for (const Piece& piece : stored) {
+          StridedCopy copy;
+          copy.src = copy.dst = piece.offset;
+          for (int k = 0; k < form.rank; ++k) {
+            copy.canonical += piece.begin[k] * form.canonical[k];
+            copy.loops[copy.rank++] = {piece.size[k], piece.stride[k], piece.stride[k], form.canonical[k]};
+          }
+          order_by_dst(copy);
+          coalesce(copy);
+          operations.push_back({piece.array, piece.array, pool.intern(copy), static_cast<std::uint8_t>(copy.rank),
+                                static_cast<std::uint8_t>(number), transfer.line_base + per_piece_line++, copy.src,
+                                copy.dst, copy.canonical});
+        }
+        continue;
+      }
       const auto kept = std::stable_partition(stored.begin(), stored.end(), [](const Piece& p) { return !p.replica; });
       for (auto replica = kept; replica != stored.end(); ++replica) result.replicas_skipped_ += volume(*replica);
       stored.erase(kept, stored.end());
@@ -348,6 +365,17 @@ Expected<Operations> Operations::intersect(std::span<const Transfer> transfers) 
     result.into_.push_back(std::move(into));
   }
   return result;
+}
+
+std::vector<PieceLine> piece_lines(const layout::Layout& layout) {
+  const Transfer itself{&layout, {}, &layout, {}, 0, true};
+  std::vector<PieceLine> lines;
+  std::vector<Piece> pieces;
+  for (std::uint32_t t = 0; t < layout.canon().tensors().size(); ++t) {
+    layout.pieces(t, common_fusion(itself, t), pieces);
+    for (const Piece& piece : pieces) lines.push_back({t, piece});
+  }
+  return lines;
 }
 
 std::span<const Operation> Operations::into(std::size_t transfer, std::uint32_t dst_array) const {

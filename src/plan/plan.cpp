@@ -359,9 +359,11 @@ std::unique_ptr<Schedule> Plan::schedule(int rank) const {
     int depth() const override { return state_.depth; }
     bool exchanges() const override { return state_.route == Route::exchange; }
     Index num_lines() const override {
-      Index lines = 0;
-      for (const Transfer& transfer : state_.inputs.transfers)
+      std::int64_t lines = 0;
+      for (const Transfer& transfer : state_.inputs.transfers) {
         lines = std::max(lines, transfer.line_base + transfer.dst->canon().num_lines());
+      }
+      for (const Operation& op : state_.inputs.operations.all()) lines = std::max(lines, op.line + 1);
       return lines;
     }
 

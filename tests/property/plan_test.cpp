@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 
+#include "reshard/layout/canonical_table.h"
 #include "support/oracle.h"
 #include "support/random_layouts.h"
 
@@ -19,7 +20,8 @@ std::uint64_t first_seed() {
   return seed != nullptr ? std::strtoull(seed, nullptr, 10) : 1;
 }
 
-Files oracle_files(const layout::Layout& layout, const std::vector<plan::Place>& places, const std::vector<Index>& sizes) {
+Files oracle_files(const layout::Layout& layout, const std::vector<plan::Place>& places,
+                   const std::vector<Index>& sizes) {
   Files files;
   for (const Index size : sizes) files.emplace_back(static_cast<std::size_t>(size), std::byte{0x55});
   for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
@@ -89,7 +91,7 @@ TEST(PlanProperty, TargetsAreWhatTheOracleSays) {
     SCOPED_TRACE(src.table().format + " -> " + dst.table().format);
     const auto any = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
     std::vector<Index> src_sizes, dst_sizes;
-    plan::Transfer transfer{&src, {}, &dst, {}, 0};
+    plan::Transfer transfer{&src, {}, &dst, {}, 0, false};
     transfer.src_places = place_arrays(src, static_cast<std::size_t>(any(1, 5)), any(0, 9), src_sizes);
     const Index header = 2 * any(0, 20);
     transfer.dst_places = place_arrays(dst, static_cast<std::size_t>(any(1, 5)), header, dst_sizes);
@@ -131,6 +133,70 @@ TEST(PlanProperty, TargetsAreWhatTheOracleSays) {
   EXPECT_GT(many_rounds, kCases);
 }
 
+TEST(PlanProperty, DigestsDoNotDependOnTheLayoutAndReplicasAreCompared) {
+  int replicas = 0;
+  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+    SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
+    std::mt19937_64 random(seed);
+    const auto canon = random_model(random);
+    const auto canonical = layout::Layout::predict(canon, layout::canonical_table(*canon), {}, {}, DType::bf16, {});
+    ASSERT_TRUE(canonical) << canonical.error().message;
+    std::vector<std::uint64_t> first;
+    for (int i = 0; i < 2; ++i) {
+      const layout::Layout src = random_layout(random, canon);
+      std::vector<Index> src_sizes, dst_sizes, same_sizes;
+      plan::Transfer transfer{&src, {}, &*canonical, {}, 0, false};
+      transfer.src_places = place_arrays(src, 2, 8, src_sizes);
+      transfer.dst_places = place_arrays(*canonical, 3, 0, dst_sizes);
+      Files sources = oracle_files(src, transfer.src_places, src_sizes);
+      const auto run = [&](const plan::Transfer& what, const std::vector<Index>& sizes) {
+        std::vector<plan::TargetFile> targets;
+        for (const Index size : sizes) targets.push_back({size, {}});
+        plan::Options options;
+        options.ranks = 2;
+        options.sizes = small_sizes(random);
+        const auto plan = plan::Plan::make({what}, targets, options);
+        EXPECT_TRUE(plan) << plan.error().message;
+        std::vector<plan::Totals> totals;
+        std::vector<std::uint64_t> digests;
+        execute_naively(*plan, sources, sizes, totals, &digests);
+        return digests;
+      };
+      const std::vector<std::uint64_t> digests = run(transfer, dst_sizes);
+      if (first.empty()) first = digests;
+      ASSERT_EQ(first, digests) << src.table().format;
+
+      // Each piece by itself: replicas of one box agree, until one of them is damaged.
+      plan::Transfer itself{&src, transfer.src_places, &src, transfer.src_places, 0, true};
+      const std::vector<plan::PieceLine> lines = plan::piece_lines(src);
+      const auto disagreeing = [&](const std::vector<std::uint64_t>& by_piece) {
+        std::map<std::vector<Index>, std::uint64_t> boxes;
+        int different = 0;
+        for (std::size_t l = 0; l < lines.size(); ++l) {
+          const layout::Piece& piece = lines[l].piece;
+          std::vector<Index> box = {lines[l].tensor};
+          box.insert(box.end(), piece.begin, piece.begin + piece.rank);
+          box.insert(box.end(), piece.size, piece.size + piece.rank);
+          const auto [at, fresh] = boxes.emplace(box, by_piece[l]);
+          EXPECT_EQ(fresh, !piece.replica);
+          different += at->second != by_piece[l];
+        }
+        return different;
+      };
+      ASSERT_EQ(disagreeing(run(itself, src_sizes)), 0);
+      for (const plan::PieceLine& line : lines) {
+        if (!line.piece.replica) continue;
+        ++replicas;
+        const plan::Place& place = transfer.src_places[line.piece.array];
+        sources[place.file][static_cast<std::size_t>(place.offset + 2 * line.piece.offset)] ^= std::byte{1};
+        ASSERT_EQ(disagreeing(run(itself, src_sizes)), 1);
+        break;
+      }
+    }
+  }
+  EXPECT_GT(replicas, kCases / 10);
+}
+
 TEST(PlanProperty, AWrongRuleIsCaught) {
   // Gate and up have one shape: swapped, nothing but the values can tell.
   int caught = 0;
@@ -146,7 +212,7 @@ TEST(PlanProperty, AWrongRuleIsCaught) {
     const auto wrong = layout::Layout::predict(canon, table, {}, {}, DType::bf16, {});
     ASSERT_TRUE(wrong);
     std::vector<Index> src_sizes, dst_sizes;
-    plan::Transfer transfer{&src, {}, &*wrong, {}, 0};
+    plan::Transfer transfer{&src, {}, &*wrong, {}, 0, false};
     transfer.src_places = place_arrays(src, 3, 0, src_sizes);
     transfer.dst_places = place_arrays(*wrong, 3, 0, dst_sizes);
     std::vector<plan::TargetFile> targets;

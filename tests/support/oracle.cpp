@@ -174,7 +174,8 @@ Element decode(const layout::Layout& layout, std::uint32_t number, Index element
   std::map<std::string, Index> coordinate;
   if (array.layer >= 0) coordinate["layer"] = array.layer;
   if (array.expert >= 0) coordinate["expert"] = array.expert;
-  for (std::size_t d = 0; d < rule.view.dims.size(); ++d) decode_factors(rule.view.dims[d], index[d], local, tensor, coordinate);
+  for (std::size_t d = 0; d < rule.view.dims.size(); ++d)
+    decode_factors(rule.view.dims[d], index[d], local, tensor, coordinate);
   Element result;
   if (tensor == layout::kFill) return result;
   result.tensor = layout.canon().find(tensor);
@@ -204,7 +205,8 @@ std::vector<std::byte> oracle_array(const layout::Layout& layout, std::uint32_t 
   return bytes;
 }
 
-std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t per_file, Index header, std::vector<Index>& file_sizes) {
+std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t per_file, Index header,
+                                      std::vector<Index>& file_sizes) {
   std::vector<plan::Place> places;
   const auto base = static_cast<std::uint32_t>(file_sizes.size());
   for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
@@ -217,7 +219,9 @@ std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t 
   return places;
 }
 
-Files execute_naively(const plan::Plan& plan, const Files& sources, const std::vector<Index>& target_sizes, std::vector<plan::Totals>& totals) {
+Files execute_naively(const plan::Plan& plan, const Files& sources, const std::vector<Index>& target_sizes,
+                      std::vector<plan::Totals>& totals, std::vector<std::uint64_t>* digests) {
+  if (digests != nullptr) digests->assign(static_cast<std::size_t>(plan.schedule(0)->num_lines()), 0);
   Files targets;
   for (const Index size : target_sizes) targets.emplace_back(static_cast<std::size_t>(size), std::byte{0xEE});
   const int ranks = plan.ranks();
@@ -239,7 +243,8 @@ Files execute_naively(const plan::Plan& plan, const Files& sources, const std::v
       State& state = states[static_cast<std::size_t>(rank)];
       const plan::Schedule& schedule = *schedules[static_cast<std::size_t>(rank)];
       for (int s = 0; s < 4; ++s) {
-        state.slot[s].assign(static_cast<std::size_t>(schedule.slot_bytes(static_cast<plan::Slot>(s))), std::byte{0xDD});
+        state.slot[s].assign(static_cast<std::size_t>(schedule.slot_bytes(static_cast<plan::Slot>(s))),
+                             std::byte{0xDD});
       }
       if (number >= schedule.num_rounds()) continue;
       plan::Totals& count = totals[static_cast<std::size_t>(rank)];
@@ -248,10 +253,12 @@ Files execute_naively(const plan::Plan& plan, const Files& sources, const std::v
       for (const plan::Read& read : state.round.reads) {
         count.bytes_read += read.length;
         EXPECT_LE(read.slot_offset + read.length, std::ssize(state.slot[0]));
-        std::memcpy(state.slot[0].data() + read.slot_offset, sources[read.file].data() + read.offset, static_cast<std::size_t>(read.length));
+        std::memcpy(state.slot[0].data() + read.slot_offset, sources[read.file].data() + read.offset,
+                    static_cast<std::size_t>(read.length));
       }
       for (const plan::Copy& copy : state.round.pack) {
-        naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(), state.slot[static_cast<int>(copy.dst_slot)].data());
+        naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(),
+                  state.slot[static_cast<int>(copy.dst_slot)].data());
       }
     }
     for (int rank = 0; rank < ranks; ++rank) {
@@ -265,7 +272,8 @@ Files execute_naively(const plan::Plan& plan, const Files& sources, const std::v
           EXPECT_EQ(receive.length, send.length);
           totals[static_cast<std::size_t>(send.peer)].bytes_received += receive.length;
           std::memcpy(peer.slot[static_cast<int>(plan::Slot::received)].data() + receive.slot_offset,
-                      states[static_cast<std::size_t>(rank)].slot[static_cast<int>(plan::Slot::outgoing)].data() + send.slot_offset,
+                      states[static_cast<std::size_t>(rank)].slot[static_cast<int>(plan::Slot::outgoing)].data() +
+                          send.slot_offset,
                       static_cast<std::size_t>(send.length));
         }
         EXPECT_EQ(matched, 1) << "a send without its receive";
@@ -282,12 +290,14 @@ Files execute_naively(const plan::Plan& plan, const Files& sources, const std::v
         }
       }
       for (const plan::Copy& copy : state.round.place) {
-        naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(), output.data());
+        const std::uint64_t digest = naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(), output.data());
+        if (digests != nullptr && copy.line != plan::kNoLine) (*digests)[static_cast<std::size_t>(copy.line)] += digest;
       }
       for (const plan::Write& write : state.round.writes) {
         totals[static_cast<std::size_t>(rank)].bytes_written += write.length;
         EXPECT_LE(write.slot_offset + write.length, std::ssize(output));
-        std::memcpy(targets[write.file].data() + write.offset, output.data() + write.slot_offset, static_cast<std::size_t>(write.length));
+        std::memcpy(targets[write.file].data() + write.offset, output.data() + write.slot_offset,
+                    static_cast<std::size_t>(write.length));
       }
     }
   }

@@ -10,8 +10,8 @@
 
 namespace reshard::test {
 
-/// What one element of a stored array is, found by decoding its position factor by factor: no strides, no boxes, no code
-/// shared with src/layout but the parsed view.
+/// What one element of a stored array is, found by decoding its position factor by factor: no strides, no boxes, no
+/// code shared with src/layout but the parsed view.
 struct Element {
   int tensor = -1;              ///< -1: fill
   std::vector<Index> position;  ///< along the tensor's axes
@@ -27,11 +27,14 @@ std::vector<std::byte> oracle_array(const layout::Layout& layout, std::uint32_t 
 /// Files of one side, in memory.
 using Files = std::vector<std::vector<std::byte>>;
 
-/// Puts the arrays of a layout one after the other into files, `per_file` arrays in each, with a header of `header` bytes.
-std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t per_file, Index header, std::vector<Index>& file_sizes);
+/// Puts the arrays of a layout one after the other into files, `per_file` arrays in each, with a header of `header`
+/// bytes.
+std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t per_file, Index header,
+                                      std::vector<Index>& file_sizes);
 
-/// Executes all rounds of all ranks in memory, one copy at a time, as the names of the parts say. Returns the target files;
-/// counts what each rank moves.
-Files execute_naively(const plan::Plan& plan, const Files& sources, const std::vector<Index>& target_sizes, std::vector<plan::Totals>& totals);
+/// Executes all rounds of all ranks in memory, one copy at a time, as the names of the parts say. Returns the target
+/// files; counts what each rank moves; sums the digests of all ranks by line.
+Files execute_naively(const plan::Plan& plan, const Files& sources, const std::vector<Index>& target_sizes,
+                      std::vector<plan::Totals>& totals, std::vector<std::uint64_t>* digests = nullptr);
 
 }  // namespace reshard::test

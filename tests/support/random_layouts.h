@@ -16,6 +16,7 @@ std::shared_ptr<const layout::Canon> random_model(std::mt19937_64& random);
 const std::vector<std::string>& made_up_formats();
 
 /// The model in one of the made-up formats at a random mesh; `format` empty: any.
-layout::Layout random_layout(std::mt19937_64& random, const std::shared_ptr<const layout::Canon>& canon, const std::string& format = "");
+layout::Layout random_layout(std::mt19937_64& random, const std::shared_ptr<const layout::Canon>& canon,
+                             const std::string& format = "");
 
 }  // namespace reshard::test

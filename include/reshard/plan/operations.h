@@ -23,8 +23,18 @@ struct Transfer {
   std::vector<Place> src_places;  ///< per array of src
   const layout::Layout* dst = nullptr;
   std::vector<Place> dst_places;  ///< per array of dst
-  std::int64_t line_base = 0;     ///< added to the canonical line numbers
+  std::int64_t line_base = 0;     ///< added to the line numbers
+  /// Every piece of the source to itself, replicas too, each with a digest line of its own (see piece_lines): src and dst
+  /// are one layout. For comparing replicas, which other transfers read only one of.
+  bool per_piece = false;
 };
+
+/// What line number i of a per_piece transfer holds.
+struct PieceLine {
+  std::uint32_t tensor;
+  layout::Piece piece;
+};
+std::vector<PieceLine> piece_lines(const layout::Layout& layout);
 
 /// One copy op: a box that a source array and a target array share. The loops are shared between ops of the same form.
 struct Operation {

@@ -9,6 +9,7 @@
 #include <cctype>
 
 #include "containers.h"
+#include "reshard/base/text.h"
 
 namespace reshard::container {
 namespace {
@@ -48,6 +49,26 @@ bool begins_ignoring_case(std::string_view text, std::string_view word) {
   return text.size() >= word.size() && std::equal(word.begin(), word.end(), text.begin(), [](char a, char b) {
            return a == static_cast<char>(std::tolower(static_cast<unsigned char>(b)));
          });
+}
+
+/// Well-formed as RFC 3629 has it: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i++]);
+    if (first < 0x80) continue;
+    const int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+    if (first < 0xc2 || first > 0xf4 || text.size() - i < static_cast<std::size_t>(more)) return false;
+    // The second byte decides what the first leaves open.
+    const auto second = static_cast<unsigned char>(text[i]);
+    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
+        (first == 0xf4 && second > 0x8f)) {
+      return false;
+    }
+    for (int k = 0; k < more; ++k) {
+      if ((static_cast<unsigned char>(text[i++]) & 0xc0) != 0x80) return false;
+    }
+  }
+  return true;
 }
 
 bool is_framed_as_safetensors(std::string_view bytes) {
@@ -93,12 +114,20 @@ Error not_a(std::string_view container, io::Source& source, const std::string& p
   return input_error(fmt::format("{}: expected a {} file, found {}", path, container, foreign));
 }
 
-std::string check_name(const std::string& name) {
+std::string check_name(std::string_view name) {
   if (name.size() > kMaxNameBytes)
     return fmt::format("a name of {} bytes, at most {} are allowed", name.size(), kMaxNameBytes);
   const bool has_control =
       std::any_of(name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
-  return has_control ? "a control character in the name" : "";
+  if (has_control) return "a control character in the name";
+  return is_utf8(name) ? "" : "the name is not UTF-8";
+}
+
+std::string check_path(std::string_view name) {
+  for (const std::string& part : split(name, '/')) {
+    if (part.empty() || part == "." || part == "..") return "an empty part, '.' or '..' between slashes in the name";
+  }
+  return check_name(name);
 }
 
 std::optional<Index> array_bytes(DType dtype, const Shape& shape, std::string& why) {

@@ -17,7 +17,9 @@ inline constexpr std::size_t kMaxTensors = 2'000'000;
 inline constexpr std::size_t kMaxMetadataBytes = kMiB;
 
 /// Why `name` cannot name a tensor; empty if it can. Names are never paths; empty ones are legal.
-std::string check_name(const std::string& name);
+std::string check_name(std::string_view name);
+/// The same for names that HDF5 divides at slashes: no part may be empty, "." or "..".
+std::string check_path(std::string_view name);
 
 /// Bytes of an array; nothing if they overflow or a sub-byte type does not fill whole bytes (then `why` says which).
 std::optional<Index> array_bytes(DType dtype, const Shape& shape, std::string& why);

@@ -139,7 +139,7 @@ class Reader {
       return failure_at(prefix, "cannot list the group");
     for (const Link& link : links) {
       const std::string name = prefix.empty() ? link.name : prefix + "/" + link.name;
-      if (const std::string why = check_name(name); !why.empty()) return failure_at(name, why);
+      if (const std::string why = check_path(name); !why.empty()) return failure_at(name, why);
       if (link.type != H5L_TYPE_HARD) return failure_at(name, "a soft or external link, which is not followed");
       const Handle object(H5Oopen(group.get(), link.name.c_str(), H5P_DEFAULT), H5Oclose);
       if (!object) return failure_at(name, "cannot be opened");

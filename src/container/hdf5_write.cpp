@@ -7,7 +7,6 @@
 #include "hdf5_archive.h"
 #include "hdf5_driver.h"
 #include "hdf5_library.h"
-#include "reshard/base/text.h"
 #include "reshard/io/json.h"
 
 namespace reshard::container::hdf5 {
@@ -134,16 +133,8 @@ class Builder {
     return dataset;
   }
 
-  static Status check_path(const std::string& name) {
-    for (const auto& part : split(name, '/')) {
-      if (part.empty() || part == ".") return usage_error("HDF5 has no such name (empty, or with '.' between slashes)");
-    }
-    if (const std::string why = check_name(name); !why.empty()) return usage_error(why);
-    return {};
-  }
-
   Status put_item(const FileSpec::Item& item) {
-    RESHARD_CHECK(check_path(item.name));
+    if (const std::string why = check_path(item.name); !why.empty()) return usage_error(why);
     if (item.name == kFilesName || item.name.starts_with(std::string(kFilesName) + "/")) {
       return usage_error(fmt::format("the name {} is the container's own", kFilesName));
     }
@@ -173,7 +164,7 @@ class Builder {
   }
 
   Status put_file(const std::string& name, const std::string& text) {
-    RESHARD_CHECK(check_path(name));
+    if (const std::string why = check_path(name); !why.empty()) return usage_error(why);
     const auto bytes = static_cast<Index>(text.size());
     if (bytes > kMaxSideFileBytes)
       return usage_error(fmt::format("{} bytes, at most {} are carried", bytes, kMaxSideFileBytes));

@@ -17,7 +17,6 @@ class Hdf5Format : public Format {
   double detect(const std::string& path) const override;
   Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                         comm::Comm& comm) const override;
-  std::string file_key(const std::string&) const override { return ""; }
   Expected<TargetChoice> choose(const model::Spec& spec, const TargetOptions& options,
                                 std::vector<std::string>& notes) const override;
   Expected<std::vector<TargetFile>> files(const layout::Layout& layout, const TargetOptions& options) const override;

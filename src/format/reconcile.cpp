@@ -51,7 +51,10 @@ Match match(const layout::Layout& layout, const Directory& directory, const Form
             const std::set<std::uint32_t>& dropped) {
   Match match;
   std::vector<std::string> file_keys;
-  for (const std::string& file : directory.files) file_keys.push_back(format.file_key(file));
+  // Where the table names no files, an array may lie in any.
+  const auto& rules = layout.table().rules;
+  const bool by_file = std::any_of(rules.begin(), rules.end(), [](const auto& rule) { return !rule.file.empty(); });
+  for (const std::string& file : directory.files) file_keys.push_back(by_file ? format.file_key(file) : "");
   std::unordered_map<std::string, std::uint32_t> entries;
   for (std::uint32_t e = 0; e < directory.entries.size(); ++e) {
     if (dropped.count(e) != 0) continue;
@@ -63,7 +66,7 @@ Match match(const layout::Layout& layout, const Directory& directory, const Form
     }
   }
   for (const layout::Array& array : layout.arrays()) {
-    const auto found = entries.find(key(format.file_key(layout.file(array)), layout.entry(array)));
+    const auto found = entries.find(key(by_file ? format.file_key(layout.file(array)) : "", layout.entry(array)));
     match.locations.push_back(found == entries.end() ? Match::kMissing : found->second);
     if (found != entries.end()) entries.erase(found);
   }

@@ -115,8 +115,8 @@ class Format {
   /// Reads side files and headers (spread over at most 64 ranks). Errors (input). Collective.
   virtual Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                                 comm::Comm& comm) const = 0;
-  /// The form of a path by which predicted and found files are matched: "" where the file does not matter (HF), parts
-  /// that may differ cut out (Nanotron's pipeline rank). Pure.
+  /// The form of a path by which predicted and found files are matched, where the table names files: parts that nobody
+  /// can predict cut out (Nanotron's pipeline rank). Pure.
   virtual std::string file_key(const std::string& path) const { return path; }
   /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is
   /// the entry of array a. Errors (input). Local.

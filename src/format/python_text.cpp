@@ -3,6 +3,10 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
+#include <cctype>
+#include <set>
+
 namespace reshard::format {
 
 namespace {
@@ -13,6 +17,15 @@ std::string yaml_float(const nlohmann::json& value) {
   const std::size_t exponent = text.find('e');
   if (exponent != std::string::npos && text.find('.') == std::string::npos) text.insert(exponent, ".0");
   return text;
+}
+
+// Would a reader take the text for a number or another word of the notation?
+bool needs_quotes(const std::string& text) {
+  static const std::set<std::string> kWords = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"};
+  std::string lower = text;
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
+  const bool is_word = !text.empty() && (std::isalpha(static_cast<unsigned char>(text[0])) != 0 || text[0] == '/');
+  return !is_word || kWords.count(lower) != 0;
 }
 
 void emit(const nlohmann::json& value, YAML::Emitter& yaml) {
@@ -30,11 +43,13 @@ void emit(const nlohmann::json& value, YAML::Emitter& yaml) {
     for (const auto& member : value) emit(member, yaml);
     yaml << YAML::EndSeq;
   } else if (value.is_string()) {
-    yaml << value.get<std::string>();
+    const auto text = value.get<std::string>();
+    if (needs_quotes(text)) yaml << YAML::DoubleQuoted;
+    yaml << text;
   } else if (value.is_number_float()) {
     yaml << yaml_float(value);
   } else if (value.is_null()) {
-    yaml << "null";  // YAML::Null writes ~
+    yaml << YAML::Null;
   } else {
     yaml << value.dump();
   }
@@ -60,6 +75,7 @@ std::string python_dumps(const nlohmann::ordered_json& value) {
 
 std::string python_yaml(const nlohmann::json& value) {
   YAML::Emitter yaml;
+  yaml.SetNullFormat(YAML::LowerNull);
   emit(value, yaml);
   return std::string(yaml.c_str()) + "\n";
 }

@@ -159,35 +159,22 @@ class LoopPool {
 };
 
 /// Sorts operations[first..] by target array, then by destination: a counting sort, as arrays are many and ops per
-/// array few.
+/// array few. Tensor by tensor the ops come in array order already, so that the scatter walks memory forwards.
 void sort_by_target(std::vector<Operation>& operations, std::size_t first, std::size_t num_arrays) {
-  std::vector<std::uint32_t> next(num_arrays + 1, 0);
+  std::vector<std::size_t> next(num_arrays + 1, 0);
   for (std::size_t i = first; i < operations.size(); ++i) ++next[operations[i].dst_array + 1];
+  next[0] = first;
   for (std::size_t a = 0; a < num_arrays; ++a) next[a + 1] += next[a];
-  std::vector<std::uint32_t> order(operations.size() - first);
-  for (std::size_t i = first; i < operations.size(); ++i)
-    order[next[operations[i].dst_array]++] = static_cast<std::uint32_t>(i - first);
-  // Permute in place, cycle by cycle: a second copy of all ops would double the memory.
-  Operation* ops = operations.data() + first;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    if (order[i] == i) continue;
-    const Operation held = ops[i];
-    std::size_t at = i;
-    while (order[at] != i) {
-      const std::size_t from = order[at];
-      ops[at] = ops[from];
-      order[at] = static_cast<std::uint32_t>(at);
-      at = from;
-    }
-    ops[at] = held;
-    order[at] = static_cast<std::uint32_t>(at);
-  }
+  std::vector<Operation> sorted(operations.size());
+  std::copy_n(operations.begin(), first, sorted.begin());
+  for (std::size_t i = first; i < operations.size(); ++i) sorted[next[operations[i].dst_array]++] = operations[i];
+  operations = std::move(sorted);
   const auto by_dst = [](const Operation& a, const Operation& b) { return a.dst < b.dst; };
-  for (std::size_t i = 0; i < order.size();) {
-    std::size_t end = i + 1;
-    while (end < order.size() && ops[end].dst_array == ops[i].dst_array) ++end;
-    if (!std::is_sorted(ops + i, ops + end, by_dst)) std::stable_sort(ops + i, ops + end, by_dst);
-    i = end;
+  for (auto at = operations.begin() + static_cast<std::ptrdiff_t>(first); at != operations.end();) {
+    auto end = at + 1;
+    while (end != operations.end() && end->dst_array == at->dst_array) ++end;
+    if (!std::is_sorted(at, end, by_dst)) std::stable_sort(at, end, by_dst);
+    at = end;
   }
 }
 

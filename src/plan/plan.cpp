@@ -52,10 +52,10 @@ struct Plan::State {
   std::string reason;
   Index target_bytes = 0, source_bytes = 0;
 
-  std::vector<Index> span_base;            // first span of each target file, and the total
-  std::vector<std::int32_t> span_owner;    // rank of each span
-  std::vector<std::vector<Range>> groups;  // in target order
-  std::vector<std::int32_t> group_owner;   // direct: the rank; exchange: that of the first span
+  std::vector<Index> span_base;           // first span of each target file, and the total
+  std::vector<std::int32_t> span_owner;   // rank of each span
+  std::vector<Batch> groups;              // in target order
+  std::vector<std::int32_t> group_owner;  // direct: the rank; exchange: that of the first span
 
   // The attempt that fits the budget.
   Index round_bytes = 0;
@@ -86,16 +86,16 @@ struct Plan::State {
 };
 
 void Plan::State::make_groups() {
-  std::vector<Range> spans;
+  std::vector<Batch> spans;
   span_base.assign(1, 0);
   for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
     const Index size = inputs.targets[f].size;
     for (Index begin = 0; begin < size; begin += inputs.sizes.span)
-      spans.push_back({f, begin, std::min(size, begin + inputs.sizes.span)});
+      spans.push_back(measure(inputs, {{f, begin, std::min(size, begin + inputs.sizes.span)}}));
     span_base.push_back(static_cast<Index>(spans.size()));
     target_bytes += size;
   }
-  groups = linked(inputs, spans);
+  groups = linked(inputs, std::move(spans));
 }
 
 void Plan::State::deal(Route how) {
@@ -120,39 +120,23 @@ void Plan::State::deal(Route how) {
         before += size;
       }
     }
-    for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = span_of(groups[g].front());
+    for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = span_of(groups[g].targets.front());
     return;
   }
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    Index size = 0;
-    for (const Range& span : groups[g]) size += span.size();
+    const Index size = groups[g].written;
     group_owner[g] = rank_at(before + size / 2);
     before += size;
-    for (const Range& span : groups[g]) span_of(span) = group_owner[g];
+    for (const Range& span : groups[g].targets) span_of(span) = group_owner[g];
   }
 }
 
 Rounds Plan::State::rounds_of(int rank) const {
-  Rounds all;
-  std::vector<Range> small;  // groups that share a round
-  Index small_bytes = 0;
-  const auto flush = [&] {
-    if (small.empty()) return;
-    for (auto& round : cut_rounds(inputs, small, round_bytes, force)) all.push_back(std::move(round));
-    small.clear();
-    small_bytes = 0;
-  };
+  std::vector<const Batch*> own;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    if (group_owner[g] != rank) continue;
-    Index size = 0;
-    for (const Range& span : groups[g]) size += span.size();
-    if (small_bytes + size > round_bytes) flush();
-    small.insert(small.end(), groups[g].begin(), groups[g].end());
-    small_bytes += size;
-    if (small_bytes >= round_bytes) flush();
+    if (group_owner[g] == rank) own.push_back(&groups[g]);
   }
-  flush();
-  return all;
+  return cut_rounds(inputs, own, round_bytes, force);
 }
 
 void Plan::State::build(Index bytes, bool by_force) {
@@ -209,7 +193,10 @@ void Plan::State::build(Index bytes, bool by_force) {
 Index Plan::State::plan_bytes() const {
   Index bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
   bytes += static_cast<Index>(span_owner.capacity() * sizeof(std::int32_t));
-  for (const auto& group : groups) bytes += static_cast<Index>(group.capacity() * sizeof(Range) + sizeof(group));
+  for (const Batch& group : groups) {
+    const std::size_t ranges = group.targets.capacity() + group.needed.blocks.capacity() + group.needed.runs.capacity();
+    bytes += static_cast<Index>(ranges * sizeof(Range) + sizeof(group));
+  }
   for (const Rounds& list : rounds) {
     for (const CutRound& round : list)
       bytes += static_cast<Index>(round.targets.capacity() * sizeof(Range) + sizeof(round));
@@ -221,9 +208,9 @@ Index Plan::State::bytes_read() const {
   Index bytes = 0;
   for (const Rounds& list : rounds) {
     for (const CutRound& round : list) {
-      Needed needed = needed_sources(inputs, round.targets);
-      merge_ranges(needed.ranges, inputs.sizes.bridged_gap);
-      for (const Range& range : needed.ranges) bytes += range.size();
+      std::vector<Range> sources = needed_sources(inputs, round.targets).ranges();
+      merge_ranges(sources, inputs.sizes.bridged_gap);
+      for (const Range& range : sources) bytes += range.size();
     }
   }
   return bytes;

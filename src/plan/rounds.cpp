@@ -146,44 +146,51 @@ void merge_ranges(std::vector<Range>& ranges, Index gap) {
   ranges.resize(kept);
 }
 
-Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets) {
+Needed needed_sources(const Inputs& inputs, std::span<const Range> targets) {
   Needed needed;
-  for (const Grain grain : {Grain::block, Grain::run}) {
-    needed = {};
+  const auto collect = [&](Grain grain, std::vector<Range>& ranges) {
+    Index used = 0;
     for (const Range& target : targets) {
       for_each_operation(inputs, target, [&](const CutOperation& operation) {
-        source_ranges(operation, grain, inputs.sizes, needed.ranges);
-        needed.used += operation.copy.volume() * bytes_of(operation.src_dtype);
+        source_ranges(operation, grain, inputs.sizes, ranges);
+        used += operation.copy.volume() * bytes_of(operation.src_dtype);
       });
     }
-    // Exact bytes decide whether the coarse ranges waste much; gaps are bridged after that.
-    merge_ranges(needed.ranges, 0);
-    needed.bytes = total(needed.ranges);
-    if (needed.bytes <= needed.used + needed.used / 64) break;
-  }
+    merge_ranges(ranges, 0);
+    needed.bytes = total(ranges);
+    return used;
+  };
+  const Index used = collect(Grain::block, needed.blocks);
+  // Blocks that would be read mostly for their gaps are told apart run by run.
+  if (needed.bytes > used + used / 64) collect(Grain::run, needed.runs);
   return needed;
 }
 
-std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<Range>& targets) {
+Batch measure(const Inputs& inputs, std::vector<Range> targets) {
+  Batch batch;
+  batch.needed = needed_sources(inputs, targets);
+  batch.written = total(targets);
+  batch.targets = std::move(targets);
+  return batch;
+}
+
+std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
   struct Interval {
     Range range;
-    std::size_t target;
+    std::uint32_t batch;
   };
   std::vector<Interval> intervals;
-  std::vector<Range> ranges;
-  for (std::size_t i = 0; i < targets.size(); ++i) {
-    ranges.clear();
-    for_each_operation(inputs, targets[i], [&](const CutOperation& operation) {
-      source_ranges(operation, Grain::block, inputs.sizes, ranges);
-    });
-    merge_ranges(ranges, 0);
-    for (const Range& range : ranges) intervals.push_back({range, i});
+  std::size_t count = 0;
+  for (const Batch& batch : batches) count += batch.needed.blocks.size();
+  intervals.reserve(count);
+  for (std::uint32_t i = 0; i < batches.size(); ++i) {
+    for (const Range& range : batches[i].needed.blocks) intervals.push_back({range, i});
   }
   std::sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) {
     if (a.range.file != b.range.file) return a.range.file < b.range.file;
-    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin : a.target < b.target;
+    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin : a.batch < b.batch;
   });
-  Sets sets(targets.size());
+  Sets sets(batches.size());
   std::size_t farthest = 0;
   for (std::size_t i = 1; i < intervals.size(); ++i) {
     if (intervals[i].range.file != intervals[farthest].range.file) farthest = i;
@@ -192,7 +199,7 @@ std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<R
       if (other == i || a.file != b.file) continue;
       const Index shared = std::min(a.end, b.end) - b.begin;
       if (shared > 0 && shared * 16 > std::min(a.size(), b.size()))
-        sets.join(intervals[other].target, intervals[i].target);
+        sets.join(intervals[other].batch, intervals[i].batch);
     }
     if (intervals[i].range.end > intervals[farthest].range.end) farthest = i;
   }
@@ -200,81 +207,85 @@ std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<R
     // Equal ranges of a file and of its twin belong together.
     const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
     std::map<std::tuple<std::uint32_t, Index>, std::size_t> first;
-    for (std::size_t i = 0; i < targets.size(); ++i) {
-      const auto [at, fresh] = first.emplace(std::tuple(targets[i].file % half, targets[i].begin), i);
-      if (!fresh) sets.join(at->second, i);
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      for (const Range& range : batches[i].targets) {
+        const auto [at, fresh] = first.emplace(std::tuple(range.file % half, range.begin), i);
+        if (!fresh) sets.join(at->second, i);
+      }
     }
   }
-  std::vector<std::vector<Range>> components;
-  std::vector<std::size_t> number(targets.size(), targets.size());
-  for (std::size_t i = 0; i < targets.size(); ++i) {
+  std::vector<std::vector<std::size_t>> members;
+  std::vector<std::size_t> number(batches.size(), batches.size());
+  for (std::size_t i = 0; i < batches.size(); ++i) {
     const std::size_t root = sets.root(i);
-    if (number[root] == targets.size()) {
-      number[root] = components.size();
-      components.emplace_back();
+    if (number[root] == batches.size()) {
+      number[root] = members.size();
+      members.emplace_back();
     }
-    components[number[root]].push_back(targets[i]);
+    members[number[root]].push_back(i);
+  }
+  std::vector<Batch> components;
+  components.reserve(members.size());
+  for (const std::vector<std::size_t>& some : members) {
+    if (some.size() == 1) {
+      components.push_back(std::move(batches[some.front()]));
+      continue;
+    }
+    std::vector<Range> targets;
+    for (const std::size_t i : some)
+      targets.insert(targets.end(), batches[i].targets.begin(), batches[i].targets.end());
+    components.push_back(measure(inputs, std::move(targets)));
   }
   return components;
 }
 
-std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes, bool force) {
-  struct Piece {
-    std::vector<Range> targets, sources;
-    Index written, read;
-  };
-  std::vector<Piece> pieces;
-  const auto measure = [&](std::vector<Range> targets) {
-    Piece piece{std::move(targets), {}, 0, 0};
-    piece.written = total(piece.targets);
-    Needed needed = needed_sources(inputs, piece.targets);
-    piece.read = needed.bytes;
-    piece.sources = std::move(needed.ranges);
-    return piece;
-  };
-  const auto work = [](const Piece& piece) { return std::max(piece.written, piece.read); };
-  const auto refine = [&](const auto& self, Piece piece, Index chunk) -> void {
-    if (work(piece) <= round_bytes) {
-      pieces.push_back(std::move(piece));
+std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const Batch*>& groups, Index round_bytes,
+                                 bool force) {
+  std::vector<Batch> batches;
+  const auto work = [](const Batch& batch) { return std::max(batch.written, batch.needed.bytes); };
+  const auto refine = [&](const auto& self, Batch batch, Index chunk) -> void {
+    if (work(batch) <= round_bytes) {
+      batches.push_back(std::move(batch));
       return;
     }
     if (chunk < inputs.sizes.finest) {
-      if (!force || work(piece) <= 4 * round_bytes) {
-        pieces.push_back(std::move(piece));
+      if (!force || work(batch) <= 4 * round_bytes) {
+        batches.push_back(std::move(batch));
         return;
       }
       // Consecutive parts, as many at a time as fit; what they share is read more than once.
       std::vector<Range> some;
-      Piece fits{};
-      for (const Range& range : piece.targets) {
+      Batch fits;
+      for (const Range& range : batch.targets) {
         some.push_back(range);
-        Piece grown = measure(some);
+        Batch grown = measure(inputs, some);
         if (some.size() > 1 && work(grown) > 4 * round_bytes) {
-          pieces.push_back(std::move(fits));
+          batches.push_back(std::move(fits));
           some = {range};
-          grown = measure(some);
+          grown = measure(inputs, some);
         }
         fits = std::move(grown);
       }
-      pieces.push_back(std::move(fits));
+      batches.push_back(std::move(fits));
       return;
     }
-    std::vector<Range> parts;
-    for (const Range& range : piece.targets) cut_target(inputs, range, chunk, parts);
-    std::vector<std::vector<Range>> components = linked(inputs, parts);
+    std::vector<Range> cuts;
+    for (const Range& range : batch.targets) cut_target(inputs, range, chunk, cuts);
+    std::vector<Batch> parts;
+    for (const Range& range : cuts) parts.push_back(measure(inputs, {range}));
+    std::vector<Batch> components = linked(inputs, std::move(parts));
     if (components.size() == 1) {
       // What hangs together in small parts hangs together in smaller ones: only force helps.
       if (chunk <= inputs.sizes.short_run && !force) {
-        pieces.push_back(std::move(piece));
+        batches.push_back(std::move(batch));
         return;
       }
-      piece.targets = std::move(components.front());
-      self(self, std::move(piece), chunk / 4);
+      self(self, std::move(components.front()), chunk / 4);
       return;
     }
-    for (std::vector<Range>& finer : components) self(self, measure(std::move(finer)), chunk / 2);
+    for (Batch& finer : components) self(self, std::move(finer), chunk / 2);
   };
-  refine(refine, measure(group), std::min(inputs.sizes.span, round_bytes) / 2);
+  for (const Batch* group : groups) refine(refine, *group, std::min(inputs.sizes.span, round_bytes) / 2);
 
   // Small neighbours share a round.
   std::vector<CutRound> rounds;
@@ -294,15 +305,16 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>&
     sources.clear();
     written = read = 0;
   };
-  for (const Piece& piece : pieces) {
-    if (rounds.empty() || std::max(written + piece.written, read + piece.read) > round_bytes) {
+  for (const Batch& batch : batches) {
+    if (rounds.empty() || std::max(written + batch.written, read + batch.needed.bytes) > round_bytes) {
       close();
       rounds.emplace_back();
     }
-    written += piece.written;
-    read += piece.read;
-    rounds.back().targets.insert(rounds.back().targets.end(), piece.targets.begin(), piece.targets.end());
-    sources.insert(sources.end(), piece.sources.begin(), piece.sources.end());
+    written += batch.written;
+    read += batch.needed.bytes;
+    rounds.back().targets.insert(rounds.back().targets.end(), batch.targets.begin(), batch.targets.end());
+    const std::vector<Range>& ranges = batch.needed.ranges();
+    sources.insert(sources.end(), ranges.begin(), ranges.end());
   }
   close();
   return rounds;
@@ -311,15 +323,15 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>&
 Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
                 int rank, int ranks, bool exchange) {
   Round round;
-  Needed needed = needed_sources(inputs, targets);
-  merge_ranges(needed.ranges, inputs.sizes.bridged_gap);
+  std::vector<Range> sources = needed_sources(inputs, targets).ranges();
+  merge_ranges(sources, inputs.sizes.bridged_gap);
 
   // Who reads what.
   std::vector<Segment> segments;
   if (exchange) {
-    const Index all = total(needed.ranges);
+    const Index all = total(sources);
     Index before = 0;
-    for (const Range& range : needed.ranges) {
+    for (const Range& range : sources) {
       Index begin = range.begin;
       for (int reader = 0; reader < ranks; ++reader) {
         // Stripe of `reader`: bytes [all * reader / ranks, all * (reader + 1) / ranks) of the ranges laid end to end.
@@ -335,7 +347,7 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
       before += range.size();
     }
   } else {
-    for (const Range& range : needed.ranges) segments.push_back({range, rank, 0});
+    for (const Range& range : sources) segments.push_back({range, rank, 0});
   }
   Index cursor = 0;
   for (Segment& segment : segments) {

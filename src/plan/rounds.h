@@ -67,17 +67,27 @@ void source_ranges(const CutOperation& operation, Grain grain, const Sizes& size
 /// Sorts and merges ranges that touch, overlap, or leave a gap of at most `gap` bytes.
 void merge_ranges(std::vector<Range>& ranges, Index gap);
 
-/// The ranges to read for some target ranges. `used`: source bytes that the operations name, repetitions included.
+/// What to read for some target ranges.
 struct Needed {
-  std::vector<Range> ranges;
-  Index bytes = 0, used = 0;
+  std::vector<Range> blocks;  ///< at grain block: what tells whether two targets share sources
+  std::vector<Range> runs;    ///< at grain run, where blocks would read too much; else empty
+  Index bytes = 0;            ///< of ranges()
+  const std::vector<Range>& ranges() const { return runs.empty() ? blocks : runs; }
 };
-Needed needed_sources(const Inputs& inputs, const std::vector<Range>& targets);
+Needed needed_sources(const Inputs& inputs, std::span<const Range> targets);
 
-/// Ranges of target files that need the same source bytes, so that they had better be made at one time: components of
-/// the relation "share more than a sixteenth of what one of them reads at one place". Each component keeps the order of
-/// `targets`; components are in the order of their first range.
-std::vector<std::vector<Range>> linked(const Inputs& inputs, const std::vector<Range>& targets);
+/// Target ranges and what they need.
+struct Batch {
+  std::vector<Range> targets;
+  Needed needed;
+  Index written = 0;  ///< bytes of the targets
+};
+Batch measure(const Inputs& inputs, std::vector<Range> targets);
+
+/// Joins batches that need the same source bytes, so that they had better be made at one time: components of the
+/// relation "share more than a sixteenth of what one of them reads at one place". Targets keep their order; components
+/// are in the order of their first batch.
+std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches);
 
 /// Target ranges that are made in one round, and what slots they need on a rank that makes them alone.
 struct CutRound {
@@ -85,10 +95,11 @@ struct CutRound {
   Index source_slot = 0, output_slot = 0;
 };
 
-/// Cuts a group of target ranges into rounds of about `round_bytes`: linked parts stay together; parts too large are
+/// Cuts groups of target ranges into rounds of about `round_bytes`: linked parts stay together; parts too large are
 /// cut finer, at natural boundaries of the ops. If `force`, linked parts that stay larger than four rounds are cut all
 /// the same and their sources read more than once.
-std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<Range>& group, Index round_bytes, bool force);
+std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const Batch*>& groups, Index round_bytes,
+                                 bool force);
 
 /// Which rank reads which source bytes of a round, and where they land in its source slot.
 struct Segment {

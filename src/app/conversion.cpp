@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "reshard/app/convert.h"
+#include "reshard/app/document.h"
 #include "reshard/base/text.h"
 
 namespace reshard::app {
@@ -238,7 +239,7 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                        {"options", chosen},
                        {"plan_hash", hash_text(plan_hash)},
                        {"digests", to_json(digests)}};
-  return record.dump(2) + "\n";
+  return document_text(record);
 }
 
 }  // namespace reshard::app

@@ -11,13 +11,12 @@
 namespace reshard::app {
 
 struct ReplicaResult {
-  Index replicated_arrays = 0;  ///< stored arrays that repeat elements of others
+  Index replicas = 0;  ///< pieces that repeat elements of others
   std::vector<std::string> problems;
-  Index differing_elements = 0;
 };
 
-/// Compares what a checkpoint stores more than once: rebuilds its own files from the first copy of everything, in the
-/// stream, and compares that with the files. Reads nothing if nothing is repeated. Collective; the same on all ranks.
+/// Compares what a checkpoint stores more than once, by digests. Reads nothing if nothing is repeated. Collective; the
+/// same on all ranks.
 Expected<ReplicaResult> compare_replicas(Context& context, const format::Checkpoint& checkpoint,
                                          const Options& options);
 

@@ -8,8 +8,8 @@
 #include <chrono>
 #include <thread>
 
-#include "null_sink.h"
 #include "process.h"
+#include "reshard/exec/file_sink.h"
 #include "reshard/layout/canonical_table.h"
 #include "source_files.h"
 
@@ -287,7 +287,7 @@ Expected<Streamed> stream_canonical(Context& context, const format::Checkpoint& 
   plan_options.route = options.route;
   RESHARD_TRY(const plan::Plan plan,
               make_plan(context, {std::move(transfer)}, {plan::TargetFile{canonical->size, {}}}, plan_options));
-  NullSink sink;
+  exec::NullSink sink;
   return run_stream(context, plan, {&checkpoint}, sink);
 }
 

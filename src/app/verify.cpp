@@ -117,12 +117,11 @@ Expected<References> parse_record(const std::string& text, const std::string& pa
 }
 
 Expected<Check> check_replicas(Context& context, const format::Checkpoint& checkpoint, const Options& options) {
-  Check check{"replicas", Check::Outcome::skipped, "no array is stored twice", {}};
+  Check check{"replicas", Check::Outcome::skipped, "nothing is stored twice", {}};
   RESHARD_TRY(const ReplicaResult replicas, compare_replicas(context, checkpoint, options));
-  if (replicas.replicated_arrays == 0) return check;
+  if (replicas.replicas == 0) return check;
   check.outcome = Check::Outcome::passed;
-  check.detail = fmt::format("{} arrays compared with their first copies, {} elements differ",
-                             replicas.replicated_arrays, replicas.differing_elements);
+  check.detail = fmt::format("{} copies compared with their first ones", replicas.replicas);
   for (const std::string& problem : replicas.problems) add_problem(check, problem);
   return check;
 }

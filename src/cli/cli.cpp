@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/cli/cli.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "command_line.h"
+#include "print.h"
+#include "progress.h"
+#include "reshard/app/document.h"
+#include "reshard/comm/comm.h"
+#include "version.h"
+
+namespace reshard::cli {
+namespace {
+
+constexpr int kAnswerIsNo = 1;
+
+/// What a command leaves behind: its text for stdout, and its exit status.
+struct Answer {
+  std::string text;
+  int status = 0;
+};
+
+/// `result` as the user wants it.
+template <class Result>
+Answer answer(const Invocation& invocation, const Result& result, bool yes = true) {
+  return {invocation.json ? app::document_text(to_json(result)) : describe(result), yes ? 0 : kAnswerIsNo};
+}
+
+Expected<Answer> run_list(const Invocation& invocation, const model::Library& library) {
+  if (invocation.list_what == "formats") return answer(invocation, app::list_formats(library));
+  if (invocation.list_what == "dtypes") return answer(invocation, app::list_dtypes());
+  RESHARD_TRY(const std::vector<app::ModelLine> models, app::list_models(library));
+  return answer(invocation, models);
+}
+
+Expected<Answer> run_command(const Invocation& invocation, app::Context& context) {
+  const app::Options& options = invocation.options;
+  switch (*invocation.command) {
+    case Command::inspect: {
+      RESHARD_TRY(const app::InspectResult result, app::inspect(context, options));
+      return answer(invocation, result);
+    }
+    case Command::plan: {
+      RESHARD_TRY(const app::PlanReport report, app::plan(context, options));
+      return context.comm.rank() == 0 ? answer(invocation, report) : Answer{};
+    }
+    case Command::convert: {
+      if (options.dry_run) {
+        RESHARD_TRY(const app::PlanReport report, app::plan(context, options));
+        return context.comm.rank() == 0 ? answer(invocation, report) : Answer{};
+      }
+      RESHARD_TRY(const app::ConvertResult result, app::convert(context, options));
+      return answer(invocation, result);
+    }
+    case Command::verify: {
+      RESHARD_TRY(const app::VerifyResult result, app::verify(context, options));
+      return answer(invocation, result, result.passed());
+    }
+    case Command::diff: {
+      RESHARD_TRY(const app::DiffResult result, app::diff(context, options));
+      return answer(invocation, result, result.equal());
+    }
+    case Command::digest: {
+      RESHARD_TRY(const app::DigestResult result, app::digest(context, options));
+      if (result.digests.vocabulary_padded) {
+        context.tell(context.note,
+                     "the true vocabulary is unknown: padding rows count as values; --vocab-size N cuts them off");
+      }
+      return answer(invocation, result);
+    }
+    case Command::list:
+      return run_list(invocation, context.library);
+  }
+  return Answer{};
+}
+
+/// Errors (failed): stdout took less than all. A reader that went away is no error.
+Status print(const std::string& text) {
+  errno = 0;
+  const bool done = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!done && errno != EPIPE) return run_error(fmt::format("stdout: {}", std::strerror(errno)));
+  return {};
+}
+
+void complain(const Error& error) { std::fputs(fmt::format("reshard: error: {}\n", error.message).c_str(), stderr); }
+
+Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm& comm) {
+  Expected<Invocation> parsed = parse_command_line(arguments);
+  RESHARD_CHECK(comm::agree(comm, parsed ? Status{} : Status{parsed.error()}));
+  const Invocation& invocation = *parsed;
+  if (invocation.help || invocation.version) {
+    const std::string text = invocation.help ? help_text(invocation.command) : version_text();
+    RESHARD_CHECK(comm.rank() == 0 ? print(text) : Status{});
+    return 0;
+  }
+  Expected<model::Library> library = model::Library::load(invocation.options.config_dir);
+  RESHARD_CHECK(comm::agree(comm, library ? Status{} : Status{library.error()}));
+
+  std::string command = "reshard";
+  for (const std::string& argument : arguments) command += " " + argument;
+  ProgressPrinter progress(std::string(info(*invocation.command).name), invocation.progress,
+                           isatty(STDERR_FILENO) == 1);
+  const auto tell = [&](const char* kind, const std::string& text) {
+    progress.clear();
+    std::fputs(fmt::format("reshard: {}: {}\n", kind, text).c_str(), stderr);
+  };
+  app::Context context{comm,
+                       *library,
+                       program_version(),
+                       std::move(command),
+                       [&](const std::string& text) { tell("note", text); },
+                       [&](const std::string& text) { tell("warning", text); },
+                       [&](const app::Moment& moment) { progress.update(moment); }};
+  RESHARD_TRY(const Answer result, run_command(invocation, context));
+  progress.clear();
+  RESHARD_CHECK(comm::agree(comm, comm.rank() == 0 ? print(result.text) : Status{}));
+  return result.status;
+}
+
+}  // namespace
+
+int run(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  Expected<std::unique_ptr<comm::Comm>> comm = comm::make_comm();
+  if (!comm) {
+    // No ranks to agree with: of several copies, the launcher's first one speaks.
+    const char* task = std::getenv("SLURM_PROCID");
+    if (task == nullptr || std::strcmp(task, "0") == 0) complain(comm.error());
+    return static_cast<int>(comm.error().code);
+  }
+  const Expected<int> status = run_on_ranks(arguments, **comm);
+  if (status) return *status;
+  if ((*comm)->rank() == 0) complain(status.error());
+  return static_cast<int>(status.error().code);
+}
+
+}  // namespace reshard::cli

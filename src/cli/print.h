@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "reshard/app/convert.h"
+#include "reshard/app/diff.h"
+#include "reshard/app/digest.h"
+#include "reshard/app/inspect.h"
+#include "reshard/app/list.h"
+#include "reshard/app/plan_report.h"
+#include "reshard/app/verify.h"
+
+namespace reshard::cli {
+
+/// Results for people, ending in a newline. Pure.
+std::string describe(const app::InspectResult& result);
+std::string describe(const app::PlanReport& report);
+std::string describe(const app::ConvertResult& result);
+std::string describe(const app::VerifyResult& result);
+std::string describe(const app::DiffResult& result);
+std::string describe(const app::DigestResult& result);
+std::string describe(const app::FormatList& list);
+std::string describe(const std::vector<app::ModelLine>& models);
+std::string describe(const std::vector<app::DTypeLine>& dtypes);
+
+}  // namespace reshard::cli

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "progress.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <utility>
+
+#include "reshard/base/text.h"
+
+namespace reshard::cli {
+namespace {
+
+constexpr double kLiveInterval = 0.2;
+
+/// The stage that was busiest between two moments: the others wait for it.
+const char* limiting_stage(const exec::Progress& last, const exec::Progress& now) {
+  const std::array<std::pair<double, const char*>, 4> busy = {{{now.read_busy_s - last.read_busy_s, "read"},
+                                                               {now.repack_busy_s - last.repack_busy_s, "repack"},
+                                                               {now.exchange_busy_s - last.exchange_busy_s, "exchange"},
+                                                               {now.write_busy_s - last.write_busy_s, "write"}}};
+  return std::max_element(busy.begin(), busy.end())->second;
+}
+
+}  // namespace
+
+std::string progress_line(const std::string& verb, const app::Moment& last, const app::Moment& now) {
+  const Index done = std::min(now.all_ranks.bytes_written, now.target_bytes);
+  const double share = now.target_bytes > 0 ? static_cast<double>(done) / static_cast<double>(now.target_bytes) : 1.0;
+  const double seconds = now.elapsed_s - last.elapsed_s;
+  const double rate =
+      seconds > 0 ? static_cast<double>(now.all_ranks.bytes_written - last.all_ranks.bytes_written) / seconds : 0;
+  // What is left is told from the whole run: steadier than the last moment.
+  const double mean = now.elapsed_s > 0 ? static_cast<double>(done) / now.elapsed_s : 0;
+  const std::string left =
+      mean > 0 ? describe_seconds(static_cast<double>(now.target_bytes - done) / mean) + " left" : "time left unknown";
+  return fmt::format("{}  {:3.0f} %  {} of {}  {}  {}  limit: {}", verb, 100 * share, describe_bytes(done),
+                     describe_bytes(now.target_bytes), describe_rate(rate), left,
+                     limiting_stage(last.all_ranks, now.all_ranks));
+}
+
+ProgressPrinter::ProgressPrinter(std::string verb, const ProgressSetting& setting, bool terminal)
+    : verb_(std::move(verb)),
+      live_(setting.automatic && terminal),
+      interval_s_(live_ ? kLiveInterval : setting.interval_s) {}
+
+void ProgressPrinter::update(const app::Moment& moment) {
+  if (interval_s_ <= 0) return;
+  if (moment.elapsed_s < last_.elapsed_s) last_ = {};  // another stream
+  if (moment.elapsed_s - last_.elapsed_s < interval_s_) return;
+  const std::string line = progress_line(verb_, last_, moment);
+  std::fputs((live_ ? "\r" + line + "\x1b[K" : "reshard: " + line + "\n").c_str(), stderr);
+  std::fflush(stderr);
+  shown_ = live_;
+  last_ = moment;
+}
+
+void ProgressPrinter::clear() {
+  if (!shown_) return;
+  std::fputs("\r\x1b[K", stderr);
+  std::fflush(stderr);
+  shown_ = false;
+}
+
+}  // namespace reshard::cli

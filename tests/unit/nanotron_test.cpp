@@ -268,6 +268,30 @@ TEST(NanotronConfig, RowsAreInterleavedWhereTheKeyIsAbsent) {
   EXPECT_TRUE(interleaved({{"is_qwen2_config", true}, {"interleaved_rotary", true}}));
 }
 
+TEST(Nanotron, HoldsExperts) {
+  const test::TemporaryFolder folder;
+  test::put_file(folder.path("config.json"), R"({"model_type": "qwen2_moe", "hidden_size": 32, "intermediate_size": 48,
+    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "num_experts": 4, "num_experts_per_tok": 2,
+    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 66, "mlp_only_layers": [1],
+    "decoder_sparse_step": 1, "router_aux_loss_coef": 0.001, "dtype": "float32"})");
+  const auto source = test::open("synthetic:" + folder.path("config.json"));
+  ASSERT_TRUE(source) << source.error().message;
+  for (const char* version : {"1.4", "1.5"}) {
+    TargetOptions options;
+    options.mesh = {2, 2, 1, 1};
+    options.format_version = version;
+    test::convert_naively(*source, "nanotron", options, folder.path(version));
+    const auto back = test::open(folder.path(version));
+    ASSERT_TRUE(back) << back.error().message;
+    EXPECT_EQ(back->probe.spec.family, "qwen2_moe");
+    EXPECT_EQ(test::line_values(*back), test::line_values(*source));
+    for (const char* key : {"num_experts", "num_experts_per_tok", "mlp_only_layers", "decoder_sparse_step", "qkv_bias",
+                            "moe_intermediate_size", "router_aux_loss_coef", "norm_topk_prob"}) {
+      EXPECT_EQ(back->probe.spec.fields[key], source->probe.spec.fields[key]) << key;
+    }
+  }
+}
+
 TEST(Nanotron, FindsTheStepOfARun) {
   namespace fs = std::filesystem;
   const test::TemporaryFolder run;

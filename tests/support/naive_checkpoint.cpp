@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <stdexcept>
 
@@ -58,8 +59,8 @@ void visit_elements(const layout::Layout& layout,
 
 std::string fixture(const std::string& relative) {
   const char* folder = std::getenv("RESHARD_FIXTURES");
-  return (folder != nullptr ? std::string(folder) : std::string(RESHARD_SOURCE_DIR) + "/tests/interop") + "/" +
-         relative;
+  const std::filesystem::path committed = std::filesystem::path(__FILE__).parent_path().parent_path() / "interop";
+  return (folder != nullptr ? std::filesystem::path(folder) : committed) / relative;
 }
 
 const model::Library& library() {

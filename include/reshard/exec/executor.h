@@ -22,9 +22,9 @@ class SourceFiles {
   virtual std::string path(std::uint32_t file) const = 0;  ///< for messages
 };
 
-/// Where the output of a round goes. `consume` is called once per write of a round, from I/O threads, any number at once;
-/// `output` is the round's whole output slot, `digests` has one value per copy of round.place (0 where none is counted).
-/// `finish` is called once, after the last consume. Local.
+/// Where the output of a round goes. `consume` is called once per write of a round, from I/O threads, any number at
+/// once; `output` is the round's whole output slot, `digests` has one value per copy of round.place (0 where none is
+/// counted). `finish` is called once, after the last consume, from an I/O thread; not after a failure. Local.
 class Sink {
  public:
   virtual ~Sink() = default;
@@ -36,14 +36,16 @@ class Sink {
 /// What happens at this moment, for progress lines. Bytes of this rank.
 struct Progress {
   Index bytes_read = 0, bytes_written = 0, rounds = 0;
-  /// Seconds that each stage's threads were busy, over the number of its threads.
+  /// Seconds that each stage's threads were busy, over the number of its threads; for the exchange: that a packed
+  /// message was on its way.
   double read_busy_s = 0, repack_busy_s = 0, exchange_busy_s = 0, write_busy_s = 0;
 };
 
 struct Options {
-  int io_threads = 4;      ///< per direction
+  int io_threads = 4;  ///< per direction
   int repack_threads = 1;
-  Index io_block_bytes = 8 * kMiB;
+  Index io_block_bytes = 8 * kMiB;  ///< longest read of one call
+  /// How long ranks wait for each other's answer, and after a failure for what is under way, before one ends the job.
   double agreement_timeout_s = 30;
   /// Called about ten times a second on rank 0 with the sum over ranks. May be empty.
   std::function<void(const Progress& all_ranks, double elapsed_s)> progress;
@@ -55,8 +57,11 @@ struct Outcome {
   std::vector<std::uint64_t> digests;  ///< per line, of this rank's copies; sum over ranks for the whole
 };
 
-/// Runs a schedule: stages overlap over `depth` slots of each kind, allocated once. All ranks get the same outcome: if one
-/// fails, all stop within a round and return the error of the lowest failing rank. Collective.
-Expected<Outcome> execute(const plan::Schedule& schedule, SourceFiles& sources, Sink& sink, comm::Comm& comm, const Options& options);
+/// Runs a schedule: stages overlap over `depth` slots of each kind, allocated once. Copies and constants of a round go
+/// to disjoint bytes and may be done in any order. All ranks get the same outcome: if one fails, all stop within a
+/// round and return the error of the lowest failing rank. If a rank hangs, another ends the job with status 4.
+/// Collective.
+Expected<Outcome> execute(const plan::Schedule& schedule, SourceFiles& sources, Sink& sink, comm::Comm& comm,
+                          const Options& options);
 
 }  // namespace reshard::exec

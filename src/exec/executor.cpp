@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/exec/executor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "beat.h"
+#include "exchange.h"
+#include "pipeline.h"
+#include "slots.h"
+
+namespace reshard::exec {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+constexpr auto kProgressInterval = milliseconds(100);
+
+/// The part of a stream that the calling thread does: it alone talks to other ranks, and it sleeps when there is
+/// nothing to say.
+class Conductor {
+ public:
+  Conductor(const plan::Schedule& schedule, const Slots& slots, Pipeline& pipeline, comm::Comm& comm,
+            const Options& options)
+      : pipeline_(pipeline),
+        comm_(comm),
+        options_(options),
+        exchanges_(schedule.exchanges()),
+        exchange_(schedule, slots, pipeline, comm),
+        beat_(comm, options.agreement_timeout_s) {}
+
+  /// Returns when all ranks are done or all have stopped. Collective.
+  void run() {
+    while (!step()) continue;
+  }
+
+ private:
+  // True when the stream is over, on all ranks alike.
+  bool step() {
+    const Clock::time_point before = Clock::now();
+    const bool sending = exchange_.sending();
+    const bool moved = exchanges_ && exchange_.step();
+    const bool finished = pipeline_.finished(), failed = pipeline_.failed();
+    std::optional<Pulse> pulse;
+    if (comm_.size() == 1) {
+      pulse = Pulse{failed, !finished, pipeline_.progress()};
+    } else {
+      pulse = beat_.step(failed, !finished, pipeline_.progress());
+    }
+    if (pulse) {
+      const bool over = pulse->failed || !pulse->busy;
+      show(*pulse, over);
+      if (pulse->failed) wind_up();
+      if (over) return true;
+    }
+    if (!moved) pause();
+    if (sending) pipeline_.add_busy(Stage::exchange, Clock::now() - before);
+    backoff_ = moved ? kShortest : std::min<Clock::duration>(2 * backoff_, kLongest);
+    return false;
+  }
+
+  // Some rank failed, and all know it: no rank posts more rounds than any other has, those are finished with whatever
+  // the slots hold, and then nobody waits for anybody.
+  void wind_up() {
+    pipeline_.stop();
+    const Clock::time_point deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                                          std::chrono::duration<double>(options_.agreement_timeout_s));
+    const auto wait_until = [&](const char* what, const auto& reached) {
+      while (!reached()) {
+        if (Clock::now() > deadline) give_up(what);
+        pipeline_.wait(kLongest);
+      }
+    };
+    std::int64_t bound = exchange_.posted();
+    const auto request = comm_.start_maximum({&bound, 1});
+    const auto keep_testing = [&] { return exchange_.test(), request->test(); };
+    wait_until("other ranks do not answer", keep_testing);
+    wait_until("a read or write does not return", [&] { return exchange_.test(), pipeline_.idle(); });
+    if (!exchanges_) return;
+    wait_until("messages of other ranks do not arrive", [&] { return exchange_.drain(bound); });
+  }
+
+  void give_up(const char* what) {
+    const Status status = pipeline_.status();
+    comm_.abort(status ? Code::failed : status.error().code,
+                fmt::format("rank {}: {} for {} s after a failure{}{}", comm_.rank(), what,
+                            options_.agreement_timeout_s, status ? "" : ": ", status ? "" : status.error().message));
+  }
+
+  void pause() {
+    if (exchange_.pending()) return pipeline_.wait(backoff_);
+    if (beat_.under_way()) return pipeline_.wait(milliseconds(1));
+    pipeline_.wait(comm_.size() == 1 ? kProgressInterval : milliseconds(10));
+  }
+
+  void show(const Pulse& pulse, bool last) {
+    const Clock::time_point now = Clock::now();
+    if (comm_.rank() != 0 || !options_.progress || (!last && now < next_show_)) return;
+    next_show_ = now + kProgressInterval;
+    options_.progress(pulse.all_ranks, std::chrono::duration<double>(now - start_).count());
+  }
+
+  // Between looks at messages under way.
+  static constexpr Clock::duration kShortest = microseconds(10);
+  static constexpr Clock::duration kLongest = microseconds(200);
+
+  Pipeline& pipeline_;
+  comm::Comm& comm_;
+  const Options& options_;
+  const bool exchanges_;
+  Exchange exchange_;
+  Beat beat_;
+  Clock::duration backoff_ = kShortest;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point next_show_ = start_ + kProgressInterval;
+};
+
+}  // namespace
+
+Expected<Outcome> execute(const plan::Schedule& schedule, SourceFiles& sources, Sink& sink, comm::Comm& comm,
+                          const Options& options) {
+  Expected<Slots> slots = Slots::make(schedule);
+  RESHARD_CHECK(comm::agree(comm, slots ? Status{} : Status{slots.error()}));
+  Pipeline pipeline(schedule, *slots, sources, sink, options);
+  if (Status started = pipeline.start(); !started) pipeline.fail(std::move(started).error());
+  Conductor(schedule, *slots, pipeline, comm, options).run();
+  RESHARD_CHECK(comm::agree(comm, pipeline.status()));
+  return pipeline.outcome();
+}
+
+}  // namespace reshard::exec

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/exec/file_sink.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "open_files.h"
+
+namespace reshard::exec {
+
+struct FileSink::State {
+  State(std::vector<File> files_, Options options_)
+      : files(std::move(files_)),
+        options(std::move(options_)),
+        open(static_cast<std::size_t>(std::max(1, options.max_open_files)),
+             [this](std::uint32_t file) { return io::open_target(files[file].path, files[file].size, options.mode); }) {
+    for (const File& file : files) spans_left += file.spans.size();
+  }
+
+  // A span of which some bytes are written.
+  struct Partial {
+    Index missing;
+    std::map<std::int64_t, std::uint64_t> lines;
+  };
+
+  Status account(const plan::Round& round, std::size_t write, std::span<const std::uint64_t> digests);
+  Status make_durable(std::unique_lock<std::mutex>& lock);
+
+  const std::vector<File> files;
+  const Options options;
+  OpenFiles open;
+
+  std::mutex mutex;
+  std::condition_variable synced;
+  std::map<std::pair<std::uint32_t, Index>, Partial> partial;
+  std::vector<DurableSpan> finished;  // not durable yet
+  Index finished_bytes = 0;           // of these
+  Index syncing_bytes = 0;            // of those that a thread is making durable
+  bool syncing = false;
+  std::size_t spans_left = 0;
+};
+
+FileSink::FileSink(std::vector<File> files, Options options)
+    : state_(std::make_unique<State>(std::move(files), std::move(options))) {}
+
+FileSink::~FileSink() = default;
+
+Status FileSink::consume(const plan::Round& round, std::size_t write, std::span<const std::byte> output,
+                         std::span<const std::uint64_t> digests) {
+  const plan::Write& w = round.writes[write];
+  const auto bytes = output.subspan(static_cast<std::size_t>(w.slot_offset), static_cast<std::size_t>(w.length));
+  if (state_->options.durable) {
+    // Writers that run ahead of the store wait here.
+    std::unique_lock lock(state_->mutex);
+    state_->synced.wait(lock, [&] {
+      return !state_->syncing || state_->finished_bytes + state_->syncing_bytes < state_->options.most_undurable_bytes;
+    });
+  }
+  {
+    RESHARD_TRY(const std::shared_ptr<io::Target> target, state_->open.get(w.file));
+    RESHARD_CHECK(target->write_at(bytes, w.offset));
+  }
+  return state_->options.durable ? state_->account(round, write, digests) : Status();
+}
+
+// Books what a write brought; whoever fills up a batch makes it durable.
+Status FileSink::State::account(const plan::Round& round, std::size_t write, std::span<const std::uint64_t> digests) {
+  const plan::Write& w = round.writes[write];
+  const Index span_bytes = options.span_bytes;
+  const Index size = files[w.file].size;
+  const auto at = [&](Index span) -> Partial& {
+    const Index length = std::min(span_bytes, size - span * span_bytes);
+    return partial.try_emplace({w.file, span}, Partial{length, {}}).first->second;
+  };
+  std::unique_lock lock(mutex);
+  // No copy reaches over the end of a span.
+  for (std::size_t i = 0; i < round.place.size(); ++i) {
+    const plan::Copy& copy = round.place[i];
+    if (copy.write != write || copy.line == plan::kNoLine) continue;
+    at((w.offset + copy.dst_byte - w.slot_offset) / span_bytes).lines[copy.line] += digests[i];
+  }
+  const Index end = w.offset + w.length;
+  for (Index span = w.offset / span_bytes; span * span_bytes < end; ++span) {
+    const Index begin = std::max(w.offset, span * span_bytes);
+    Partial& part = at(span);
+    part.missing -= std::min(end, (span + 1) * span_bytes) - begin;
+    if (part.missing > 0) continue;
+    DurableSpan done{w.file, span, {}};
+    for (const auto& [line, digest] : part.lines) done.lines.push_back({line, digest});
+    finished.push_back(std::move(done));
+    finished_bytes += std::min(span_bytes, size - span * span_bytes);
+    partial.erase({w.file, span});
+    --spans_left;
+  }
+  if (syncing || finished_bytes < options.most_undurable_bytes / 2) return {};
+  return make_durable(lock);
+}
+
+Status FileSink::State::make_durable(std::unique_lock<std::mutex>& lock) {
+  const std::vector<DurableSpan> batch = std::exchange(finished, {});
+  syncing_bytes = std::exchange(finished_bytes, 0);
+  syncing = true;
+  lock.unlock();
+  std::set<std::uint32_t> touched;
+  for (const DurableSpan& span : batch) touched.insert(span.file);
+  Status status;
+  for (const std::uint32_t file : touched) {
+    if (status) status = open.sync(file);
+  }
+  if (status) status = options.durable(batch);
+  lock.lock();
+  syncing = false;
+  syncing_bytes = 0;
+  synced.notify_all();
+  return status;
+}
+
+Status FileSink::finish() {
+  RESHARD_CHECK(state_->open.close_all());
+  if (!state_->options.durable) return {};
+  std::unique_lock lock(state_->mutex);
+  if (!state_->finished.empty()) RESHARD_CHECK(state_->make_durable(lock));
+  if (state_->spans_left == 0) return {};
+  return run_error(fmt::format(
+      "{} spans of the output did not get all their bytes: the plan is wrong, please report it", state_->spans_left));
+}
+
+}  // namespace reshard::exec

@@ -241,7 +241,10 @@ Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions&
   probe.notes = std::move(found.notes);
   note_generic(probe.spec, probe.config_path, probe.notes);
   RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, name_));
-  if (names_files(table)) probe.mesh = match_names(table, found.weights).mesh;
+  if (names_files(table)) {
+    probe.mesh = match_names(table, found.weights).mesh;
+    RESHARD_CHECK(check_mesh(probe.mesh, found.root, found.weights.size()));
+  }
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, table.container, options.follow, comm));
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
   probe.carried = std::move(found.carried);

@@ -126,6 +126,7 @@ Expected<layout::Mesh> find_mesh(const SideFiles& found) {
   layout::Mesh mesh;
   mesh.tp = first->tp_size;
   mesh.pp = first->pp_size;
+  RESHARD_CHECK(check_mesh({mesh.tp, 1, 1, 1}, found.root, found.weights.size()));  // a stage may have no file
   return mesh;
 }
 

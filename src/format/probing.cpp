@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "reshard/io/json.h"
@@ -11,6 +12,7 @@ namespace reshard::format {
 
 Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOptions& options,
                                    const model::Library& library) {
+  if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
   const std::string& path = side_files.paths.at("config");
   RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(side_files.texts.at("config"), path));
   const auto type = config.find("model_type");
@@ -29,6 +31,12 @@ void note_generic(const model::Spec& spec, const std::string& config_path, std::
   if (spec.family != model::kGeneric) return;
   notes.push_back(fmt::format("{}: no family describes models of type {}: arrays are carried as they are (generic)",
                               config_path, spec.fields.value("model_type", "?")));
+}
+
+Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t num_files) {
+  const Index most = std::max({mesh.tp, mesh.pp, mesh.ep, mesh.dp});
+  if (most <= static_cast<Index>(num_files)) return {};
+  return input_error(fmt::format("{}: file names tell of {} ranks, but there are {} files", root, most, num_files));
 }
 
 DType main_dtype(const Directory& directory, DType otherwise) {

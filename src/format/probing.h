@@ -16,6 +16,9 @@ Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOpti
 /// Says that the family generic was chosen, if it was.
 void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes);
 
+/// A mesh that file names tell is no larger than the number of files. Errors (input). Pure.
+Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t num_files);
+
 /// The dtype that most bytes of the directory have among those that weights are cast between; `otherwise` if there is
 /// none.
 DType main_dtype(const Directory& directory, DType otherwise);

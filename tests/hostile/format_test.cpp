@@ -254,6 +254,16 @@ TEST(HostileFormat, NanotronShards) {
   }
   {
     const Broken model(fixture);
+    const auto files = io::list_files(model.path());
+    for (const std::string& file : *files) {
+      const std::size_t at = file.rfind("-of-4");
+      if (at != std::string::npos)
+        fs::rename(model.path(file), model.path(std::string(file).replace(at, 5, "-of-1000000000000")));
+    }
+    EXPECT_SAYS(model.error(), "ranks");
+  }
+  {
+    const Broken model(fixture);
     fs::remove_all(model.path("model"));
     EXPECT_SAYS(model.error(), "model");
   }

@@ -99,7 +99,16 @@ SideFiles SideFiles::unpack(std::string_view bytes) {
 
 Status SideFiles::read(const std::string& role, const std::string& folder, const std::string& relative,
                        io::Follow follow) {
-  RESHARD_TRY(texts[role], read_side_file(folder, relative, follow));
+  RESHARD_TRY(std::string text, read_side_file(folder, relative, follow));
+  // What is no JSON gets a better message here than from its parser.
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string::npos || text[first] != '{') {
+    const auto begin = std::as_bytes(std::span(text).first(std::min<std::size_t>(text.size(), 512)));
+    const std::string foreign = container::describe_foreign(begin);
+    return input_error(path_of(folder, relative) + ": expected a JSON object" +
+                       (foreign.empty() ? "" : ", found " + foreign));
+  }
+  texts[role] = std::move(text);
   paths[role] = path_of(folder, relative);
   return {};
 }

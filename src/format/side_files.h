@@ -26,7 +26,7 @@ struct SideFiles {
   std::string pack() const;
   static SideFiles unpack(std::string_view bytes);
 
-  /// Reads a text below `root`. Errors (input). Local.
+  /// Reads a JSON text below `folder`. Errors (input): absent, or something else, which is named. Local.
   Status read(const std::string& role, const std::string& folder, const std::string& relative, io::Follow follow);
 };
 

@@ -71,6 +71,7 @@ TEST(HostileFormat, SomethingElseInPlaceOfAFile) {
   EXPECT_SAYS(model.error(), "empty");
   test::put_file(model.path("config.json"), "version https://git-lfs.github.com/spec/v1\n");
   EXPECT_SAYS(model.error(), "config.json");
+  EXPECT_SAYS(model.error(), "git-LFS");
 }
 
 TEST(HostileFormat, ATruncatedFile) {

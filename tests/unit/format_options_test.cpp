@@ -147,6 +147,17 @@ TEST(FormatOptions, PassthroughCarriesUnknownTensors) {
   EXPECT_SAYS(target_error(source, "nanotron"), "vision.patch.weight");
 }
 
+// Older writers leave "transformer." out, and store buffers.
+TEST(FormatOptions, Gpt2GoesWithoutItsPrefix) {
+  Edited model("gpt2");
+  const auto expected = test::line_values(open_well(model.write()));
+  for (Edited::Tensor& tensor : model.tensors) tensor.name.erase(0, std::string("transformer.").size());
+  model.tensors.push_back({"h.0.attn.bias", std::string(4, '\1'), DType::boolean, {1, 1, 2, 2}});
+  const Checkpoint source = open_well(model.write());
+  EXPECT_EQ(test::line_values(source), expected);
+  EXPECT_EQ(source.dropped, std::vector<std::string>{"h.0.attn.bias"});
+}
+
 TEST(FormatOptions, UnknownModelsGoAsTheyAre) {
   Edited model("llama-tied");
   model.config["model_type"] = "frobnicator";

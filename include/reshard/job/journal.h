@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,28 +15,35 @@ struct SpanRecord {
   struct LineDigest {
     Index line;
     std::uint64_t digest;  ///< of the values in this span
+    bool operator==(const LineDigest&) const = default;
   };
-  std::uint32_t file = 0;   ///< of the plan's targets
-  std::uint32_t span = 0;   ///< bytes [span * 16 MiB, (span + 1) * 16 MiB) of the file
+  std::uint32_t file = 0;  ///< of the plan's targets
+  std::uint32_t span = 0;  ///< bytes [span * 16 MiB, (span + 1) * 16 MiB) of the file
   std::vector<LineDigest> lines;
+  bool operator==(const SpanRecord&) const = default;
 };
 
 /// One process's append-only journal: text lines, each with its length and CRC-32, so that a torn tail is recognised.
 class Journal {
  public:
+  /// A new file `name`.log in `folder`. Errors (failed): it exists, or cannot be written. Local.
   static Expected<Journal> create(const std::string& folder, const std::string& name, const std::string& plan_hash);
-  /// Appends and syncs records whose data is already durable. Local.
+  /// Appends and syncs records whose data is already durable. Errors (failed). Local.
   Status append(const std::vector<SpanRecord>& records);
-  /// All whole records of all journals in `folder`; torn tails and foreign plans are left out. Local.
+  /// All whole records of all journals in `folder`, by file name; what follows a torn or damaged line and journals of
+  /// other plans are left out. Errors (failed): a folder or file that cannot be read. Local.
   static Expected<std::vector<SpanRecord>> read_all(const std::string& folder, const std::string& plan_hash);
 
-  Journal(Journal&&) noexcept;
-  Journal& operator=(Journal&&) noexcept;
+  Journal(Journal&& other) noexcept;
+  Journal& operator=(Journal&& other) noexcept;
   ~Journal();
 
  private:
-  explicit Journal(int fd);
+  Journal(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  Status write(const std::string& text);
+
   int fd_ = -1;
+  std::string path_;
 };
 
 }  // namespace reshard::job

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/job/journal.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+namespace reshard::job {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kVersion = 1;
+constexpr const char* kSuffix = ".log";
+
+std::uint32_t crc_of(std::string_view text) {
+  return static_cast<std::uint32_t>(
+      crc32_z(0, reinterpret_cast<const Bytef*>(text.data()), static_cast<z_size_t>(text.size())));
+}
+
+// A line: length and CRC-32 of the text, then the text.
+std::string frame(const std::string& text) { return fmt::format("{} {:08x} {}\n", text.size(), crc_of(text), text); }
+
+std::optional<std::string> unframe(const std::string& line) {
+  const std::size_t first = line.find(' ');
+  if (first == std::string::npos) return std::nullopt;
+  const std::size_t second = line.find(' ', first + 1);
+  if (second == std::string::npos) return std::nullopt;
+  std::string text = line.substr(second + 1);
+  return frame(text) == line + "\n" ? std::optional(std::move(text)) : std::nullopt;
+}
+
+std::string header(const std::string& plan_hash) { return Json{{"journal", kVersion}, {"plan", plan_hash}}.dump(); }
+
+std::string to_text(const SpanRecord& record) {
+  Json lines = Json::array();
+  for (const auto& line : record.lines) lines.push_back({line.line, fmt::format("{:016x}", line.digest)});
+  return Json{{"file", record.file}, {"span", record.span}, {"lines", std::move(lines)}}.dump();
+}
+
+// The text's CRC was right, so that its form is ours.
+SpanRecord parse_record(const std::string& text) {
+  const Json json = Json::parse(text);
+  SpanRecord record{json.at("file").get<std::uint32_t>(), json.at("span").get<std::uint32_t>(), {}};
+  for (const Json& line : json.at("lines")) {
+    record.lines.push_back({line.at(0).get<Index>(), std::stoull(line.at(1).get<std::string>(), nullptr, 16)});
+  }
+  return record;
+}
+
+}  // namespace
+
+Expected<Journal> Journal::create(const std::string& folder, const std::string& name, const std::string& plan_hash) {
+  const std::string path = folder + "/" + name + kSuffix;
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
+  if (fd < 0) return run_error(fmt::format("{}: cannot create the journal: {}", path, std::strerror(errno)));
+  Journal journal(fd, path);
+  RESHARD_CHECK(journal.write(frame(header(plan_hash))));
+  return journal;
+}
+
+Status Journal::append(const std::vector<SpanRecord>& records) {
+  std::string text;
+  for (const SpanRecord& record : records) text += frame(to_text(record));
+  return write(text);
+}
+
+Status Journal::write(const std::string& text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return run_error(fmt::format("{}: cannot write the journal: {}", path_, std::strerror(errno)));
+    done += static_cast<std::size_t>(n);
+  }
+  if (::fdatasync(fd_) != 0) {
+    return run_error(fmt::format("{}: cannot sync the journal: {}", path_, std::strerror(errno)));
+  }
+  return {};
+}
+
+Expected<std::vector<SpanRecord>> Journal::read_all(const std::string& folder, const std::string& plan_hash) {
+  std::vector<std::string> paths;
+  std::error_code error;
+  for (auto it = std::filesystem::directory_iterator(folder, error); !error && it != std::filesystem::end(it);
+       it.increment(error)) {
+    if (it->path().extension() == kSuffix) paths.push_back(it->path().string());
+  }
+  if (error) return run_error(fmt::format("{}: cannot read the journals: {}", folder, error.message()));
+  std::sort(paths.begin(), paths.end());
+  std::vector<SpanRecord> records;
+  for (const std::string& path : paths) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) return run_error(fmt::format("{}: cannot read the journal", path));
+    std::string line;
+    bool first = true;
+    while (std::getline(file, line)) {
+      // A line without its end is torn even if all its bytes are there.
+      const std::optional<std::string> text = file.eof() ? std::nullopt : unframe(line);
+      if (!text || (first && *text != header(plan_hash))) break;
+      if (!first) records.push_back(parse_record(*text));
+      first = false;
+    }
+  }
+  return records;
+}
+
+Journal::Journal(Journal&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+
+Journal& Journal::operator=(Journal&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+Journal::~Journal() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+}  // namespace reshard::job

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/job/claim.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/support/files.h"
+#include "tests/support/says.h"
+
+namespace reshard {
+namespace {
+
+namespace fs = std::filesystem;
+using job::Claim;
+
+std::string text_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Claim::Request request(const std::string& target) {
+  Claim::Request request;
+  request.target = target;
+  request.plan_hash = "0123";
+  request.job_id = "42";
+  return request;
+}
+
+void expect_refused(const Claim::Request& request, const std::string& part) {
+  const auto claim = Claim::make(request);
+  ASSERT_FALSE(claim);
+  EXPECT_EQ(claim.error().code, Code::usage);
+  EXPECT_SAYS(claim.error().message, part);
+}
+
+// Runs `body` in a process that then dies without a word.
+void in_process_that_dies(const std::function<void()>& body) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    body();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(status, 0);
+}
+
+class ClaimTest : public ::testing::Test {
+ protected:
+  test::TemporaryFolder folder_;
+  std::string dst_ = folder_.path("dst");
+};
+
+TEST_F(ClaimTest, CommitsAFolder) {
+  auto claim = Claim::make(request(dst_ + "/"));
+  ASSERT_TRUE(claim) << claim.error().message;
+  EXPECT_EQ(claim->partial(), dst_ + ".partial");
+  EXPECT_EQ(claim->journal(), dst_ + ".journal");
+  EXPECT_EQ(names_in(folder_.path()), (std::vector<std::string>{"dst.journal", "dst.partial"}));
+  const std::string owner = text_of(claim->journal() + "/owner");
+  for (const std::string part : {"\"host\"", "\"job\": \"42\"", "\"plan\": \"0123\""}) EXPECT_SAYS(owner, part);
+  EXPECT_SAYS(owner, std::to_string(::getpid()));
+  test::put_file(claim->partial() + "/model/a", "new");
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  EXPECT_EQ(text_of(dst_ + "/model/a"), "new");
+}
+
+TEST_F(ClaimTest, ReplacesAnEmptyFolder) {
+  fs::create_directory(dst_);
+  auto claim = Claim::make(request(dst_));
+  ASSERT_TRUE(claim) << claim.error().message;
+  test::put_file(claim->partial() + "/a", "new");
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  EXPECT_EQ(text_of(dst_ + "/a"), "new");
+}
+
+TEST_F(ClaimTest, OverwritesOnlyWhenTold) {
+  test::put_file(dst_ + "/a", "old");
+  expect_refused(request(dst_), "say --overwrite");
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  auto asked = request(dst_);
+  asked.overwrite = true;
+  auto claim = Claim::make(asked);
+  ASSERT_TRUE(claim) << claim.error().message;
+  EXPECT_EQ(text_of(dst_ + "/a"), "old");
+  test::put_file(claim->partial() + "/b", "new");
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  EXPECT_EQ(names_in(dst_), std::vector<std::string>{"b"});
+}
+
+TEST_F(ClaimTest, CommitsOneFileAndReplacesIt) {
+  for (const std::string content : {"first", "second"}) {
+    auto asked = request(dst_ + ".h5");
+    asked.one_file = true;
+    asked.overwrite = content == "second";
+    auto claim = Claim::make(asked);
+    ASSERT_TRUE(claim) << claim.error().message;
+    EXPECT_FALSE(fs::exists(claim->partial()));
+    test::put_file(claim->partial(), content);
+    ASSERT_TRUE(claim->commit());
+    EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst.h5"});
+    EXPECT_EQ(text_of(dst_ + ".h5"), content);
+  }
+}
+
+TEST_F(ClaimTest, DiscardsWhatItMade) {
+  test::put_file(dst_ + "/a", "old");
+  auto asked = request(dst_);
+  asked.overwrite = true;
+  auto claim = Claim::make(asked);
+  ASSERT_TRUE(claim);
+  test::put_file(claim->partial() + "/b", "new");
+  claim->discard();
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  EXPECT_EQ(text_of(dst_ + "/a"), "old");
+}
+
+TEST_F(ClaimTest, RefusesTargetsThatCannotBeMade) {
+  expect_refused(request(folder_.path("no/such/dst")), "does not exist; make it first");
+  for (const std::string path : {"", "/", ".", "..", "x/.."})
+    expect_refused(request(path), "not a path that can be made");
+  test::put_file(folder_.path("file"), "");
+  expect_refused(request(folder_.path("file/dst")), "does not exist");
+  fs::create_directory(folder_.path("real"));
+  fs::create_symlink(folder_.path("real"), dst_);
+  auto asked = request(dst_);
+  asked.overwrite = true;
+  expect_refused(asked, "symbolic link");
+  asked.target = "/proc";
+  expect_refused(asked, "mount point");
+  asked.target = "/proc/dst";
+  expect_refused(asked, "choose a target in a folder that you may write to");
+  asked.target = folder_.path("real");
+  asked.one_file = true;
+  expect_refused(asked, "is a folder, but this target is one file");
+}
+
+TEST_F(ClaimTest, LeavesNamesOfOthersAlone) {
+  test::put_file(dst_ + ".partial/a", "mine");
+  expect_refused(request(dst_), ".partial: is in the way");
+  fs::remove_all(dst_ + ".partial");
+  test::put_file(dst_ + ".journal/a", "mine");
+  expect_refused(request(dst_), "not the claim of a job");
+  fs::remove_all(dst_ + ".journal");
+  test::put_file(dst_ + ".old/a", "mine");
+  test::put_file(dst_ + "/a", "old");
+  auto asked = request(dst_);
+  asked.overwrite = true;
+  expect_refused(asked, ".old: in the way");
+  // Without a DST to replace, DST.old is nobody's business.
+  fs::remove_all(dst_);
+  auto claim = Claim::make(asked);
+  ASSERT_TRUE(claim) << claim.error().message;
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(text_of(dst_ + ".old/a"), "mine");
+}
+
+TEST_F(ClaimTest, NoticesATargetThatAppearsMeanwhile) {
+  auto claim = Claim::make(request(dst_));
+  ASSERT_TRUE(claim);
+  test::put_file(dst_ + "/a", "theirs");
+  const Status status = claim->commit();
+  ASSERT_FALSE(status);
+  EXPECT_SAYS(status.error().message, "appeared while this job ran");
+  EXPECT_EQ(text_of(dst_ + "/a"), "theirs");
+}
+
+TEST_F(ClaimTest, IsHeldByALivingProcess) {
+  auto first = Claim::make(request(dst_));
+  ASSERT_TRUE(first);
+  expect_refused(request(dst_), fmt::format("is being written by process {}", ::getpid()));
+  expect_refused(request(dst_), "job 42");
+  EXPECT_EQ(names_in(folder_.path()), (std::vector<std::string>{"dst.journal", "dst.partial"}));
+}
+
+TEST_F(ClaimTest, IsTakenOverFromADeadProcessOfThisHost) {
+  in_process_that_dies([&] {
+    auto claim = Claim::make(request(dst_));
+    test::put_file(claim->partial() + "/half", "written");
+  });
+  ASSERT_TRUE(fs::exists(dst_ + ".partial/half"));
+  auto claim = Claim::make(request(dst_));
+  ASSERT_TRUE(claim) << claim.error().message;
+  EXPECT_TRUE(fs::is_empty(claim->partial()));
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+}
+
+TEST_F(ClaimTest, IsNotTakenFromAnotherHost) {
+  in_process_that_dies([&] { static_cast<void>(Claim::make(request(dst_))); });
+  std::string owner = text_of(dst_ + ".journal/owner");
+  const std::size_t at = owner.find("\"host\": \"") + 9;
+  owner.insert(at, "other-");
+  test::put_file(dst_ + ".journal/owner", owner);
+  expect_refused(request(dst_), "on other-");
+  expect_refused(request(dst_), "if that is no longer running, remove");
+}
+
+// A process number that was used again is not the owner.
+TEST_F(ClaimTest, TellsALaterProcessOfTheSameNumber) {
+  auto first = Claim::make(request(dst_));
+  ASSERT_TRUE(first);
+  std::string owner = text_of(dst_ + ".journal/owner");
+  owner.insert(owner.find("\"start\": \"") + 10, "1");
+  test::put_file(dst_ + ".journal/owner", owner);
+  EXPECT_TRUE(Claim::make(request(dst_)));
+}
+
+// A crash after any step of a commit: the next run finishes it, and only then looks whether DST is in its way.
+TEST_F(ClaimTest, FinishesACommitThatACrashCutInHalf) {
+  for (const bool replaces : {false, true}) {
+    for (int step = 0; step <= (replaces ? 3 : 2); ++step) {
+      SCOPED_TRACE(fmt::format("replaces {} step {}", replaces, step));
+      const test::TemporaryFolder folder;
+      const std::string dst = folder.path("dst");
+      if (replaces) test::put_file(dst + "/a", "old");
+      in_process_that_dies([&] {
+        auto asked = request(dst);
+        asked.overwrite = replaces;
+        auto claim = Claim::make(asked);
+        test::put_file(claim->partial() + "/a", "new");
+        test::put_file(claim->journal() + "/commit", replaces ? "replace\n" : "rename\n");
+        if (replaces && step >= 1) fs::rename(dst, dst + ".old");
+        if (step >= (replaces ? 2 : 1)) fs::rename(dst + ".partial", dst);
+        if (replaces && step >= 3) fs::remove_all(dst + ".old");
+      });
+      expect_refused(request(dst), "say --overwrite");
+      EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"dst"});
+      EXPECT_EQ(text_of(dst + "/a"), "new");
+    }
+  }
+}
+
+// Many processes claim at once: one gets it.
+TEST_F(ClaimTest, GoesToOneOfMany) {
+  std::vector<pid_t> children;
+  const std::string winners = folder_.path("winners");
+  fs::create_directory(winners);
+  for (int i = 0; i < 8; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const auto claim = Claim::make(request(dst_));
+      if (claim) test::put_file(fmt::format("{}/{}", winners, i), "");
+      ::usleep(300000);  // the winner lives until all have tried
+      ::_exit(claim ? 0 : claim.error().code == Code::usage ? 1 : 2);
+    }
+    children.push_back(child);
+  }
+  int won = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_LT(WEXITSTATUS(status), 2);
+    won += WEXITSTATUS(status) == 0;
+  }
+  EXPECT_EQ(won, 1);
+  EXPECT_EQ(names_in(winners).size(), 1u);
+  EXPECT_EQ(names_in(folder_.path()), (std::vector<std::string>{"dst.journal", "dst.partial", "winners"}));
+}
+
+}  // namespace
+}  // namespace reshard

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speed of the copy kernels on one core against memcpy in the same run.
-//   repack_bench [--json]
-// Rates count the bytes of the larger side of a copy; the ratio is to memcpy of a buffer of the same size. Buffers are
-// warm and larger than the caches; the best of five passes counts.
+//   repack_bench [--json FILE]
+// Columns are defined in README.md.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -16,16 +15,12 @@
 #include <vector>
 
 #include "reshard/repack/repack.h"
+#include "tests/bench/report.h"
 
-namespace reshard {
+namespace reshard::bench {
 namespace {
 
 constexpr Index kBytes = 256 * kMiB;
-
-struct Result {
-  std::string name;
-  double rate;
-};
 
 double best_rate(double bytes, const std::function<void()>& work) {
   double best = 0;
@@ -40,11 +35,12 @@ double best_rate(double bytes, const std::function<void()>& work) {
 
 class Bench {
  public:
-  Bench() : src_(make_buffer()), dst_(make_buffer()) {
+  explicit Bench(Report& report) : report_(report), src_(make_buffer()), dst_(make_buffer()) {
     for (std::size_t i = 0; i < kBytes; ++i) src_[i] = static_cast<std::byte>(i * 2654435761u >> 11);
     std::memset(dst_.get(), 1, kBytes);
     const auto copy = [&] { std::memcpy(dst_.get(), src_.get(), kBytes); };
-    results_.push_back({"memcpy", best_rate(static_cast<double>(kBytes), copy)});
+    memcpy_rate_ = best_rate(static_cast<double>(kBytes), copy);
+    add("memcpy", memcpy_rate_);
   }
 
   void add(const std::string& name, DType src, DType dst, const std::vector<layout::Loop>& loops, bool digest) {
@@ -62,22 +58,7 @@ class Bench {
     const Index bytes = copy.strided.volume() * std::max(bytes_of(src), bytes_of(dst));
     std::uint64_t sum = 0;
     const auto work = [&] { repack::run(copy, src_.get(), dst_.get(), &sum); };
-    results_.push_back({name + (digest ? " + digest" : ""), best_rate(static_cast<double>(bytes), work)});
-  }
-
-  void print(bool json) const {
-    if (json) std::printf("[");
-    for (std::size_t i = 0; i < results_.size(); ++i) {
-      const Result& r = results_[i];
-      const double ratio = r.rate / results_[0].rate;
-      if (json) {
-        std::printf("%s{\"kernel\": \"%s\", \"bytes_per_s\": %.0f, \"of_memcpy\": %.3f}", i ? ", " : "", r.name.c_str(),
-                    r.rate, ratio);
-      } else {
-        std::printf("%-44s %7.2f GB/s  %5.2f of memcpy\n", r.name.c_str(), r.rate / 1e9, ratio);
-      }
-    }
-    if (json) std::printf("]\n");
+    add(name + (digest ? " + digest" : ""), best_rate(static_cast<double>(bytes), work));
   }
 
  private:
@@ -93,8 +74,13 @@ class Bench {
     return Buffer(bytes);
   }
 
+  void add(const std::string& name, double rate) {
+    report_.add({{"kernel", name}, {"gb_per_s", rate / 1e9}, {"of_memcpy", rate / memcpy_rate_}});
+  }
+
+  Report& report_;
   Buffer src_, dst_;
-  std::vector<Result> results_;
+  double memcpy_rate_ = 0;
 };
 
 void add_all(Bench& bench, bool digest) {
@@ -128,10 +114,13 @@ void add_all(Bench& bench, bool digest) {
 }
 
 }  // namespace
-}  // namespace reshard
+}  // namespace reshard::bench
 
 int main(int argc, char** argv) {
-  reshard::Bench bench;
+  using namespace reshard::bench;
+  Report report("repack", {{"kernel", "kernel", -44}, {"gb_per_s", "GB/s", 6, 2}, {"of_memcpy", "of memcpy", 9, 2}},
+                argc, argv);
+  Bench bench(report);
   for (bool digest : {false, true}) add_all(bench, digest);
-  bench.print(argc > 1 && std::string(argv[1]) == "--json");
+  return report.finish();
 }

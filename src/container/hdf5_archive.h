@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,19 +10,44 @@
 
 namespace reshard::container::hdf5 {
 
-/// A whole archive but for the data of its arrays.
+/// Root attribute of a complete archive: how many arrays it has.
+inline constexpr const char* kCompleteName = "complete";
+/// Attributes of a dataset: the safetensors name of its type, the digest text.
+inline constexpr const char* kDTypeName = "dtype";
+inline constexpr const char* kDigestName = "digest";
+/// Group of the side files.
+inline constexpr const char* kFilesName = "files";
+
+inline constexpr int kMaxGroupDepth = 32;
+inline constexpr Index kMaxSideFileBytes = 256 * kMiB;
+inline constexpr Index kMaxAttributeBytes = 16 * kMiB;
+
+/// Dimensions in stored elements: bytes, for types that HDF5 has not; nothing if the last dimension of a sub-byte type
+/// does not fill whole bytes.
+std::optional<Shape> stored_shape(DType dtype, Shape shape);
+/// The inverse; nothing if it overflows.
+std::optional<Shape> shape_of_stored(DType dtype, Shape stored);
+
+/// A whole archive but for the data of its arrays: metadata from byte 0 on, then the arrays in order, then the side
+/// files.
 struct Archive {
   Index size = 0;
-  std::vector<Index> offsets;     ///< of the items' data, 0 for empty ones
-  std::vector<Segment> files;     ///< contents of the side files
-  std::vector<Segment> metadata;  ///< all other bytes that are not zero, ascending; the first begins at byte 0
+  std::vector<Index> offsets;  ///< of the items' data
+  std::vector<Segment> files;  ///< contents of the side files, ascending
+  std::string metadata;        ///< from byte 0 on
 };
 
-/// Runs libhdf5 over memory in the place of a file, empty where data will be. `digests`: nullptr for blanks of the
-/// right length; offsets and sizes do not depend on them. Errors (usage). Local, thread-safe.
+/// Without `digests` (nullptr) no metadata, whose size does not depend on them. Errors (usage). Pure.
 Expected<Archive> build_archive(const FileSpec& spec, const std::map<std::string, std::string>* digests);
 
-/// Errors (input). Local, thread-safe.
-Expected<FileDirectory> read_archive(io::Source& source, const std::string& path);
+/// Reads an archive of the very form that build_archive gives it. Nothing if it has another: then libhdf5 may know it.
+/// Errors (input): the source fails. Local, thread-safe.
+Expected<std::optional<FileDirectory>> decode_archive(io::Source& source);
+
+/// Reads any HDF5 file through libhdf5, as far as its arrays are plain extents. Errors (input). Local, thread-safe.
+Expected<FileDirectory> read_with_library(io::Source& source, const std::string& path);
+
+/// The texts of side files from their extents. Errors (input): the source fails, too many or too large. Local.
+Status read_side_files(io::Source& source, const std::vector<Entry>& files, FileDirectory& directory);
 
 }  // namespace reshard::container::hdf5

@@ -35,15 +35,6 @@ herr_t take_reason(unsigned /*depth*/, const H5E_error2_t* error, void* reason) 
 
 }  // namespace
 
-std::unique_lock<std::mutex> lock_library() {
-  static std::mutex mutex;
-  std::unique_lock lock(mutex);
-  // libhdf5 prints its errors unless told otherwise.
-  static const bool silent = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
-  (void)silent;
-  return lock;
-}
-
 std::string with_reason(const std::string& what) {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, &reason);
@@ -81,31 +72,6 @@ Handle make_type(DType dtype) {
     default:
       return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
   }
-}
-
-Handle make_text_type(std::size_t bytes) {
-  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
-  if (H5Tset_size(type.get(), bytes + 1) < 0 || H5Tset_strpad(type.get(), H5T_STR_NULLTERM) < 0 ||
-      H5Tset_cset(type.get(), H5T_CSET_UTF8) < 0) {
-    return {};
-  }
-  return type;
-}
-
-std::optional<Shape> stored_shape(DType dtype, Shape shape) {
-  if (!is_sub_byte(dtype)) return shape;
-  const auto bits = shape.empty() ? std::nullopt : checked_mul(shape.back(), bits_of(dtype));
-  if (!bits || *bits % 8 != 0) return std::nullopt;
-  shape.back() = *bits / 8;
-  return shape;
-}
-
-std::optional<Shape> shape_of_stored(DType dtype, Shape stored) {
-  if (!is_sub_byte(dtype)) return stored;
-  const auto bits = stored.empty() ? std::nullopt : checked_mul(stored.back(), 8);
-  if (!bits || *bits % bits_of(dtype) != 0) return std::nullopt;
-  stored.back() = *bits / bits_of(dtype);
-  return stored;
 }
 
 }  // namespace reshard::container::hdf5

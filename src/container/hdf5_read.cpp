@@ -3,29 +3,30 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <limits>
+#include <memory>
+#include <tuple>
 
+#include "child.h"
 #include "hdf5_archive.h"
 #include "hdf5_driver.h"
+#include "hdf5_format.h"
 #include "hdf5_library.h"
 #include "reshard/io/json.h"
 
 namespace reshard::container::hdf5 {
 namespace {
 
-constexpr int kMaxGroupDepth = 32;
-constexpr Index kMaxSideFilesBytes = 1 * kGiB;
 constexpr std::size_t kMaxSideFiles = 100'000;
 
-/// Reads one archive. Every member function needs the library's lock.
+/// Reads one archive.
 class Reader {
  public:
-  Reader(io::Source& source, const std::string& path) : source_(source), medium_(source), path_(path) {}
+  Reader(io::Source& source, const std::string& path) : library_file_{source, {}}, path_(path) {}
 
   Expected<FileDirectory> read() {
-    const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-    if (H5Pset_fapl_sec2(access.get()) < 0 || H5Pset_file_locking(access.get(), false, true) < 0)
-      return failure("cannot set up HDF5");
+    const Handle access = make_access(library_file_);
+    if (!access) return failure("cannot set up HDF5");
     file_ = Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
     if (!file_) return failure("not an HDF5 file, or damaged");
     RESHARD_CHECK(check_file());
@@ -36,7 +37,7 @@ class Reader {
     RESHARD_CHECK(read_group(root, "", 0));
     RESHARD_CHECK(check_complete());
     RESHARD_CHECK(check_extents());
-    RESHARD_CHECK(read_files());
+    RESHARD_CHECK(read_side_files(library_file_.source, files_, directory_));
     return std::move(directory_);
   }
 
@@ -47,7 +48,7 @@ class Reader {
   };
 
   Error failure(const std::string& what) const {
-    if (medium_.error()) return *medium_.error();
+    if (library_file_.error) return *library_file_.error;
     return input_error(with_reason(path_ + ": " + what));
   }
   Error failure_at(const std::string& name, const std::string& what) const {
@@ -64,7 +65,7 @@ class Reader {
 
   // Attributes.
 
-  /// The text of a fixed-length string attribute; nothing for other types.
+  /// The text of a string attribute; nothing for other types.
   Expected<std::optional<std::string>> read_text(hid_t object, const std::string& name) {
     const auto error = [&](const std::string& what) {
       return failure(fmt::format("attribute {}: {}", io::in_quotes(name), what));
@@ -74,9 +75,14 @@ class Reader {
     const Handle type(H5Aget_type(attribute.get()), H5Tclose);
     const Handle space(H5Aget_space(attribute.get()), H5Sclose);
     if (!type || !space) return error("cannot be read");
-    if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) != 0 ||
-        H5Sget_simple_extent_npoints(space.get()) != 1) {
+    if (H5Tget_class(type.get()) != H5T_STRING || H5Sget_simple_extent_npoints(space.get()) != 1) {
       return std::optional<std::string>();
+    }
+    if (H5Tis_variable_str(type.get()) > 0) {
+      char* text = nullptr;
+      if (H5Aread(attribute.get(), type.get(), &text) < 0) return error("cannot be read");
+      const std::unique_ptr<char, herr_t (*)(void*)> owned(text, H5free_memory);
+      return std::optional(std::string(text ? text : ""));
     }
     const auto bytes = static_cast<Index>(H5Tget_size(type.get()));
     if (bytes <= 0 || bytes > kMaxAttributeBytes)
@@ -104,24 +110,18 @@ class Reader {
     return {};
   }
 
-  /// Our own archives say how many arrays they have, written last.
+  /// An archive says how many arrays it has.
   Status check_complete() {
-    const auto marker = directory_.metadata.find(kMarkerName);
-    if (marker == directory_.metadata.end()) return {};
-    if (marker->second != kMarkerText) {
-      return failure(
-          fmt::format("an archive of version {}, only {} is known", io::in_quotes(marker->second), kMarkerText));
-    }
     const auto complete = directory_.metadata.find(kCompleteName);
+    if (complete == directory_.metadata.end()) {
+      return failure("no complete archive of this program: it has no root attribute \"complete\"");
+    }
     const std::string found = std::to_string(directory_.entries.size());
-    if (complete == directory_.metadata.end())
-      return failure("the archive is incomplete: it has no attribute \"complete\"; convert again");
     if (complete->second != found) {
       return failure(
           fmt::format("the archive is incomplete: {} arrays, expected {}", found, io::in_quotes(complete->second)));
     }
-    directory_.metadata.erase(kMarkerName);
-    directory_.metadata.erase(kCompleteName);
+    directory_.metadata.erase(complete);
     return {};
   }
 
@@ -219,8 +219,7 @@ class Reader {
       RESHARD_TRY(const auto text, read_text(dataset.get(), kDTypeName));
       const auto dtype = text ? parse_dtype(*text) : std::nullopt;
       if (!dtype)
-        return failure_at(
-            name, "unknown dtype " + (text ? io::in_quotes(*text) : std::string("(not a fixed-length string)")));
+        return failure_at(name, "unknown dtype " + (text ? io::in_quotes(*text) : std::string("(not a text)")));
       return *dtype;
     }
     const Handle type(H5Dget_type(dataset.get()), H5Tclose);
@@ -263,9 +262,9 @@ class Reader {
     const haddr_t address = H5Dget_offset(dataset.get());
     if (address == HADDR_UNDEF) return failure_at(name, "its data was never written");
     const auto offset = static_cast<Index>(address);
-    if (offset < 0 || bytes > source_.size() || offset > source_.size() - bytes) {
+    if (offset < 0 || bytes > library_file_.source.size() || offset > library_file_.source.size() - bytes) {
       return failure_at(name, fmt::format("its data at byte {}, {} bytes long, ends behind the file's {} bytes", offset,
-                                          bytes, source_.size()));
+                                          bytes, library_file_.source.size()));
     }
     return offset;
   }
@@ -288,20 +287,7 @@ class Reader {
     return {};
   }
 
-  Status read_files() {
-    Index left = kMaxSideFilesBytes;
-    for (const Entry& entry : files_) {
-      left -= entry.length;
-      if (left < 0) return failure(fmt::format("side files of more than {} bytes", kMaxSideFilesBytes));
-      std::string text(static_cast<std::size_t>(entry.length), '\0');
-      RESHARD_CHECK(source_.read_at(std::as_writable_bytes(std::span(text)), entry.offset));
-      directory_.files[entry.name] = std::move(text);
-    }
-    return {};
-  }
-
-  io::Source& source_;
-  SourceMedium medium_;  // outlives file_
+  LibraryFile library_file_;  // outlives file_
   const std::string& path_;
   Handle file_;
   std::array<Handle, kNumDTypes> types_;
@@ -309,11 +295,80 @@ class Reader {
   std::vector<Entry> files_;
 };
 
+// What the child process sends: numbers of 8 bytes, texts behind their lengths.
+
+void put(std::string& packed, std::uint64_t number) { append_number(packed, number, 8); }
+void put(std::string& packed, const std::string& text) {
+  put(packed, std::uint64_t{text.size()});
+  packed += text;
+}
+void put(std::string& packed, const std::map<std::string, std::string>& texts) {
+  put(packed, std::uint64_t{texts.size()});
+  for (const auto& [key, value] : texts) {
+    put(packed, key);
+    put(packed, value);
+  }
+}
+
+std::string pack(const Expected<FileDirectory>& result) {
+  std::string packed;
+  put(packed, std::uint64_t{result.has_value()});
+  if (!result) {
+    put(packed, result.error().message);
+    return packed;
+  }
+  put(packed, std::uint64_t{result->entries.size()});
+  for (const Entry& entry : result->entries) {
+    put(packed, entry.name);
+    put(packed, static_cast<std::uint64_t>(entry.dtype));
+    put(packed, static_cast<std::uint64_t>(entry.offset));
+    put(packed, static_cast<std::uint64_t>(entry.length));
+    put(packed, std::uint64_t{entry.shape.size()});
+    for (const Index size : entry.shape) put(packed, static_cast<std::uint64_t>(size));
+  }
+  for (const auto* texts : {&result->metadata, &result->files, &result->item_digests}) put(packed, *texts);
+  return packed;
+}
+
+std::string take_text(Cursor& packed) { return std::string(packed.take(packed.number(8))); }
+
+Expected<FileDirectory> unpack(std::string_view bytes, const std::string& path) {
+  Cursor packed(bytes);
+  if (packed.number(8) != 1) {
+    std::string message = take_text(packed);
+    return input_error(message.empty() ? path + ": libhdf5 gave no answer" : std::move(message));
+  }
+  FileDirectory directory;
+  for (std::uint64_t left = packed.number(8); left > 0 && !packed.ran_out(); --left) {
+    Entry& entry = directory.entries.emplace_back();
+    entry.name = take_text(packed);
+    entry.dtype = static_cast<DType>(packed.number(8) % kNumDTypes);
+    entry.offset = static_cast<Index>(packed.number(8));
+    entry.length = static_cast<Index>(packed.number(8));
+    for (std::uint64_t rank = packed.number(8); rank > 0 && !packed.ran_out(); --rank) {
+      entry.shape.push_back(static_cast<Index>(packed.number(8)));
+    }
+  }
+  for (auto* texts : {&directory.metadata, &directory.files, &directory.item_digests}) {
+    for (std::uint64_t left = packed.number(8); left > 0 && !packed.ran_out(); --left) {
+      std::string key = take_text(packed);
+      (*texts)[std::move(key)] = take_text(packed);
+    }
+  }
+  if (packed.ran_out() || !packed.is_at_end()) return input_error(path + ": libhdf5 gave no answer");
+  return directory;
+}
+
 }  // namespace
 
-Expected<FileDirectory> read_archive(io::Source& source, const std::string& path) {
-  const auto lock = lock_library();
-  return Reader(source, path).read();
+/// libhdf5 crashes on some damaged files, so it works in a process of its own, which starts with a fresh library.
+Expected<FileDirectory> read_with_library(io::Source& source, const std::string& path) {
+  auto packed = run_in_child([&] {
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // else it prints its errors
+    return pack(Reader(source, path).read());
+  });
+  if (!packed) return std::move(packed).error().at(path + ": damaged, or not made for libhdf5");
+  return unpack(*packed, path);
 }
 
 }  // namespace reshard::container::hdf5

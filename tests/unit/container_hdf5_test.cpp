@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
@@ -7,12 +8,15 @@
 #include <set>
 
 #include "reshard/container/container.h"
+#include "src/container/hdf5_archive.h"
 #include "tests/support/files.h"
 #include "tests/support/hdf5_files.h"
 
 namespace reshard::container {
 namespace {
 
+using container::to_string;
+using reshard::to_string;
 using test::data_byte;
 using test::write_archive;
 
@@ -174,6 +178,24 @@ TEST(Hdf5, HoldsManyArraysAndLongAttributes) {
   for (const Entry& entry : back->entries) EXPECT_EQ(entry.offset, offsets[entry.name]);
 }
 
+TEST(Hdf5, FinishReplacesSideFilesOfTheSameLength) {
+  const test::TemporaryFolder folder;
+  FileSpec spec = small_spec();
+  const std::string path = folder.path("a.h5");
+  const FileImage image = write_archive(spec, digests_of(spec, 'd'), path);
+  spec.files["config.json"] = "[]\n";
+  auto last = hdf5().finish(spec, image, digests_of(spec, 'd'));
+  ASSERT_TRUE(last);
+  auto target = io::open_target(path, image.size, {});
+  for (const Segment& segment : *last)
+    ASSERT_TRUE((*target)->write_at(std::as_bytes(std::span(segment.bytes)), segment.offset));
+  auto back = read(path);
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(back->files, spec.files);
+  spec.files["tokenizer/vocab.json"] += "more than was promised";
+  EXPECT_FALSE(hdf5().finish(spec, image, digests_of(spec, 'd')));
+}
+
 TEST(Hdf5, RefusesWhatItCannotHold) {
   const auto error = [](FileSpec spec) {
     auto image = hdf5().lay_out(spec);
@@ -207,6 +229,61 @@ TEST(Hdf5, RefusesWhatItCannotHold) {
   spec = {};
   spec.files = {{"../x", ""}};
   EXPECT_NE(error(spec), "none");
+}
+
+/// Everything that a directory says.
+std::string described(const FileDirectory& directory) {
+  std::string text;
+  for (const Entry& e : directory.entries) {
+    text += fmt::format("{} {} {} {} {}\n", e.name, to_string(e.dtype), fmt::join(e.shape, ","), e.offset, e.length);
+  }
+  for (const auto* texts : {&directory.metadata, &directory.files, &directory.item_digests}) {
+    for (const auto& [key, value] : *texts) text += fmt::format("{}={}\n", key, value);
+  }
+  return text;
+}
+
+TEST(Hdf5, TheLibraryReadsWhatWeRead) {
+  const test::TemporaryFolder folder;
+  FileSpec many = small_spec();
+  // One name per form of heap and tree: single blocks, several blocks, two levels.
+  for (const int n : {0, 1, 9, 45, 46, 400, 2000, 5956, 5957, 20'000}) {
+    for (int i = static_cast<int>(many.items.size()) - 4; i < n; ++i) {
+      many.items.push_back({fmt::format("model.layers.{}.weight", i), DType::u16, {i % 3, 5}, 10 * (i % 2)});
+    }
+    const std::string path = folder.path("a.h5");
+    write_archive(many, digests_of(many, 'd'), path);
+    auto source = io::open_source(path, "", io::Follow::all, {});
+    auto ours = hdf5::decode_archive(**source);
+    ASSERT_TRUE(ours);
+    ASSERT_TRUE(ours->has_value()) << n;
+    auto theirs = hdf5::read_with_library(**source, path);
+    ASSERT_TRUE(theirs) << n << ": " << theirs.error().message;
+    ASSERT_EQ(described(**ours), described(*theirs)) << n;
+  }
+}
+
+TEST(Hdf5, ReadsArchivesThatOtherProgramsRewrote) {
+  const test::TemporaryFolder folder;
+  const FileSpec spec = small_spec();
+  const std::string path = folder.path("a.h5");
+  write_archive(spec, digests_of(spec, 'd'), path);
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  const hid_t space = H5Screate(H5S_SCALAR);
+  const hid_t attribute = H5Acreate2(file, "note", H5T_STD_I32LE, space, H5P_DEFAULT, H5P_DEFAULT);
+  const int note = 5;
+  ASSERT_GE(H5Awrite(attribute, H5T_NATIVE_INT, &note), 0);
+  ASSERT_GE(H5Lmove(file, "scale", file, "other.name", H5P_DEFAULT, H5P_DEFAULT), 0);
+  H5Aclose(attribute);
+  H5Sclose(space);
+  ASSERT_GE(H5Fclose(file), 0);
+  auto back = read(path);
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(back->metadata, spec.metadata);
+  EXPECT_EQ(back->files, spec.files);
+  EXPECT_EQ(back->entries.size(), spec.items.size());
+  EXPECT_TRUE(
+      std::any_of(back->entries.begin(), back->entries.end(), [](const Entry& e) { return e.name == "other.name"; }));
 }
 
 TEST(Hdf5, HoldsNothing) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "reshard/container/weight_map.h"
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-
-#include "reshard/container/weight_map.h"
 
 // Numbers are those of the list in README.md.
 
@@ -24,7 +24,7 @@ std::string verdict(std::string_view text) {
     EXPECT_NE(said.find(text), std::string::npos) << said; \
   } while (false)
 
-TEST(HostileIndex, C62_FileNamesThatLeadElsewhere) {
+TEST(HostileWeightMap, C62_FileNamesThatLeadElsewhere) {
   for (const char* file : {"../x", "/etc/passwd", "a/b", "a\\\\b", "..", ".", "", "a\\u0000b", "a\\nb", "a\\/b"}) {
     EXPECT_SAYS(fmt::format(R"({{"weight_map":{{"t":"{}"}}}})", file), "tensor \"t\": file ");
   }
@@ -33,14 +33,14 @@ TEST(HostileIndex, C62_FileNamesThatLeadElsewhere) {
   EXPECT_EQ(verdict(R"({"weight_map":{"t":"..a"}})"), "accepted");
 }
 
-TEST(HostileIndex, C62_Duplicates) {
+TEST(HostileWeightMap, C62_Duplicates) {
   EXPECT_SAYS(R"({"weight_map":{"t":"a","t":"b"}})", "duplicate key \"t\"");
   EXPECT_SAYS(R"({"weight_map":{"t":"a","\u0074":"a"}})", "duplicate key \"t\"");
   EXPECT_SAYS(R"({"weight_map":{},"weight_map":{}})", "duplicate key \"weight_map\"");
   EXPECT_SAYS(R"({"metadata":{"total_size":1,"total_size":2},"weight_map":{}})", "duplicate key \"total_size\"");
 }
 
-TEST(HostileIndex, C62_NoIndex) {
+TEST(HostileWeightMap, C62_NoIndex) {
   EXPECT_SAYS("", "invalid JSON");
   EXPECT_SAYS("\xef\xbb\xbf{\"weight_map\":{}}", "byte-order mark");
   EXPECT_SAYS(std::string_view("{\"weight_map\":{}}\0", 18), "NUL byte");
@@ -56,7 +56,7 @@ TEST(HostileIndex, C62_NoIndex) {
   EXPECT_SAYS("<!DOCTYPE html>", "invalid JSON");
 }
 
-TEST(HostileIndex, C62_Limits) {
+TEST(HostileWeightMap, C62_Limits) {
   std::string many = "{\"weight_map\":{";
   for (int i = 0; i <= 100'000; ++i)
     fmt::format_to(std::back_inserter(many), "{}\"{}\":\"f{}\"", i > 0 ? "," : "", i, i);

@@ -75,6 +75,7 @@ void pack(std::uint32_t file, const Header& header, Packer& packer) {
   packer.number(static_cast<Index>(header.fingerprint.inode));
   pack(header.directory.metadata, packer);
   pack(header.directory.files, packer);
+  pack(header.directory.item_digests, packer);
   packer.number(static_cast<Index>(header.directory.entries.size()));
   for (const container::Entry& entry : header.directory.entries) {
     packer.text(entry.name);
@@ -95,6 +96,7 @@ void unpack(Unpacker& unpacker, Directory& directory, std::vector<std::vector<co
   fingerprint.inode = static_cast<std::uint64_t>(unpacker.number());
   directory.metadata[file] = unpack_texts(unpacker);
   directory.inside.merge(unpack_texts(unpacker));
+  directory.item_digests.merge(unpack_texts(unpacker));
   entries[file].resize(static_cast<std::size_t>(unpacker.number()));
   for (container::Entry& entry : entries[file]) {
     entry.name = unpacker.text();

@@ -102,7 +102,8 @@ std::vector<std::string> line_values(const format::Checkpoint& checkpoint) {
   return lines;
 }
 
-void write_checkpoint(const format::Target& target, const std::vector<std::string>& lines, const std::string& path) {
+void write_checkpoint(const format::Target& target, const std::vector<std::string>& lines, const std::string& path,
+                      const std::map<std::string, std::string>& item_digests) {
   const layout::Layout& layout = *target.layout;
   std::vector<std::string> files;
   for (const container::FileImage& image : target.images) {
@@ -120,7 +121,7 @@ void write_checkpoint(const format::Target& target, const std::vector<std::strin
   });
   for (std::size_t f = 0; f < files.size(); ++f) {
     const auto* container = container::find(layout.table().container);
-    for (const auto& segment : value_of(container->finish(target.files[f].spec, target.images[f], {}))) {
+    for (const auto& segment : value_of(container->finish(target.files[f].spec, target.images[f], item_digests))) {
       files[f].replace(static_cast<std::size_t>(segment.offset), segment.bytes.size(), segment.bytes);
     }
     put_file(target.files[f].path.empty() ? path : path + "/" + target.files[f].path, files[f]);

@@ -58,6 +58,16 @@ TEST(Hdf5Format, ReservesRoomForDigests) {
   EXPECT_EQ(static_cast<Index>(lines.size()), source.canon->num_lines());
   for (const auto& item : target->files.front().spec.items)
     EXPECT_EQ(item.digest_bytes, item.name.find("c_attn") != std::string::npos ? 60 : 20);
+
+  std::map<std::string, std::string> digests;
+  for (const auto& item : target->files.front().spec.items) {
+    digests[item.name] = std::string(static_cast<std::size_t>(item.digest_bytes), 'd');
+  }
+  const test::TemporaryFolder folder;
+  test::write_checkpoint(*target, test::line_values(source), folder.path("model.h5"), digests);
+  const auto archive = test::open(folder.path());
+  ASSERT_TRUE(archive) << archive.error().message;
+  EXPECT_EQ(archive->probe.directory.item_digests, digests);
 }
 
 TEST(Hdf5Format, RefusesForeignFiles) {

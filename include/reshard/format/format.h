@@ -26,6 +26,7 @@ struct Directory {
   std::vector<io::Fingerprint> fingerprints;
   std::vector<std::map<std::string, std::string>> metadata;  ///< per file
   std::map<std::string, std::string> inside;                 ///< side files that travel inside a one-file checkpoint
+  std::map<std::string, std::string> item_digests;           ///< texts stored with arrays, by entry (HDF5)
   struct Entry {
     container::Entry entry;
     std::uint32_t file;
@@ -48,7 +49,7 @@ struct SourceOptions {
 /// A side file to carry or write.
 struct Sidecar {
   std::string path;       ///< relative to the checkpoint
-  std::string copy_from;  ///< absolute path of the file to copy; empty: `text` is the content
+  std::string copy_from;  ///< path of the file to copy; empty: `text` is the content
   std::string text;
 };
 

@@ -106,7 +106,7 @@ class Conductor {
 
   // Between looks at messages under way.
   static constexpr Clock::duration kShortest = microseconds(10);
-  static constexpr Clock::duration kLongest = microseconds(200);
+  static constexpr Clock::duration kLongest = microseconds(50);
 
   Pipeline& pipeline_;
   comm::Comm& comm_;

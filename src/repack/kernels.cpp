@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lets the compiler turn conditional int-to-float conversions into selects; no such conversion here can trap.
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math")
+#endif
 
 #include "kernels.h"
 

@@ -320,6 +320,68 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const B
   return rounds;
 }
 
+namespace {
+
+/// Calls visit(position) for the destination position of every element of a copy.
+template <class Visit>
+void for_each_position(const StridedCopy& copy, Visit&& visit) {
+  Index at[layout::kMaxRank] = {};
+  while (true) {
+    Index position = copy.dst;
+    for (int k = 0; k < copy.rank; ++k) position += at[k] * copy.loops[k].dst;
+    visit(position);
+    int k = copy.rank - 1;
+    while (k >= 0 && ++at[k] == copy.loops[k].size) at[k--] = 0;
+    if (k < 0) return;
+  }
+}
+
+/// Appends what no copy writes of `target`, which stands at `slot_offset`: the file's constant bytes, zeros between
+/// arrays, and zeros for fill. Constants and copies never overlap, so that they may run in any order.
+void add_constants(const Inputs& inputs, const Range& target, Index slot_offset, std::vector<Constant>& constants) {
+  std::vector<Range> taken;
+  for (const TargetFile::Constant& constant : inputs.targets[target.file].constants) {
+    const Index begin = std::max(constant.offset, target.begin);
+    const Index end = std::min(constant.offset + static_cast<Index>(constant.bytes.size()), target.end);
+    if (begin >= end) continue;
+    constants.push_back(
+        {slot_offset + begin - target.begin, end - begin, constant.bytes.data() + (begin - constant.offset)});
+    taken.push_back({target.file, begin, end});
+  }
+  std::vector<StridedCopy> parts;
+  for (const FileMap::Stored& stored : inputs.dst_map.touching(target)) {
+    taken.push_back({target.file, std::max(stored.begin, target.begin), std::min(stored.end, target.end)});
+    for (const layout::Piece& fill : inputs.transfers[stored.transfer].dst->fills(stored.array)) {
+      StridedCopy whole;
+      whole.dst = fill.offset;
+      for (int k = 0; k < fill.rank; ++k) whole.loops[whole.rank++] = {fill.size[k], 0, fill.stride[k], 0};
+      order_by_dst(whole);
+      parts.clear();
+      cut_by_dst(whole, std::max<Index>(0, (target.begin - stored.begin) / stored.element),
+                 (std::min(target.end, stored.end) - stored.begin) / stored.element, parts);
+      for (StridedCopy& part : parts) {
+        for (int k = 0; k < part.rank; ++k) part.loops[k].src = part.loops[k].canonical = part.loops[k].dst;
+        coalesce(part);
+        const bool run = part.rank > 0 && part.loops[part.rank - 1].dst == 1;
+        const Index length = run ? part.loops[--part.rank].size : 1;
+        for_each_position(part, [&](Index position) {
+          constants.push_back({slot_offset + stored.begin + position * stored.element - target.begin,
+                               length * stored.element, nullptr});
+        });
+      }
+    }
+  }
+  merge_ranges(taken, 0);
+  Index at = target.begin;
+  taken.push_back({target.file, target.end, target.end});
+  for (const Range& range : taken) {
+    if (range.begin > at) constants.push_back({slot_offset + at - target.begin, range.begin - at, nullptr});
+    at = std::max(at, range.end);
+  }
+}
+
+}  // namespace
+
 Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
                 int rank, int ranks, bool exchange) {
   Round round;
@@ -377,7 +439,6 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
     const int writer = writers[i];
     if (!exchange && writer != rank) continue;
     const Own* mine = own_of[i];
-    Index covered = 0;
     for_each_operation(inputs, target, [&](const CutOperation& operation) {
       const Index src_element = bytes_of(operation.src_dtype), dst_element = bytes_of(operation.dst_dtype);
       StridedCopy by_src = operation.copy;
@@ -385,7 +446,6 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
       const layout::Reach reach = src_reach(by_src);
       const Index reach_begin = operation.src_begin + reach.begin * src_element;
       const Index reach_end = operation.src_begin + reach.end * src_element;
-      covered += by_src.volume() * dst_element;
       auto segment = std::partition_point(segments.begin(), segments.end(), [&](const Segment& s) {
         return s.range.file != operation.src_file ? s.range.file < operation.src_file : s.range.end <= reach_begin;
       });
@@ -443,15 +503,7 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
         }
       }
     });
-    if (writer != rank) continue;
-    if (covered < target.size()) round.constants.push_back({mine->slot_offset, target.size(), nullptr});
-    for (const TargetFile::Constant& constant : inputs.targets[target.file].constants) {
-      const Index begin = std::max(constant.offset, target.begin);
-      const Index end = std::min(constant.offset + static_cast<Index>(constant.bytes.size()), target.end);
-      if (begin >= end) continue;
-      round.constants.push_back(
-          {mine->slot_offset + begin - target.begin, end - begin, constant.bytes.data() + (begin - constant.offset)});
-    }
+    if (writer == rank) add_constants(inputs, target, mine->slot_offset, round.constants);
   }
 
   // Messages lie one after the other by peer.

@@ -282,16 +282,17 @@ Files execute_naively(const plan::Plan& plan, const Files& sources, const std::v
     for (int rank = 0; rank < ranks; ++rank) {
       State& state = states[static_cast<std::size_t>(rank)];
       Buffer& output = state.slot[static_cast<int>(plan::Slot::output)];
+      for (const plan::Copy& copy : state.round.place) {
+        const std::uint64_t digest = naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(), output.data());
+        if (digests != nullptr && copy.line != plan::kNoLine) (*digests)[static_cast<std::size_t>(copy.line)] += digest;
+      }
+      // Copies and constants may run in any order: last here, first in other places.
       for (const plan::Constant& constant : state.round.constants) {
         if (constant.bytes != nullptr) {
           std::memcpy(output.data() + constant.slot_offset, constant.bytes, static_cast<std::size_t>(constant.length));
         } else {
           std::memset(output.data() + constant.slot_offset, 0, static_cast<std::size_t>(constant.length));
         }
-      }
-      for (const plan::Copy& copy : state.round.place) {
-        const std::uint64_t digest = naive_run(copy, state.slot[static_cast<int>(copy.src_slot)].data(), output.data());
-        if (digests != nullptr && copy.line != plan::kNoLine) (*digests)[static_cast<std::size_t>(copy.line)] += digest;
       }
       for (const plan::Write& write : state.round.writes) {
         totals[static_cast<std::size_t>(rank)].bytes_written += write.length;

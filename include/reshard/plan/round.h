@@ -44,7 +44,7 @@ struct Copy {
   layout::StridedCopy strided;  ///< its src, dst are 0; canonical is used
 };
 
-/// Constant bytes (headers, zeros) to put into the output slot.
+/// Constant bytes (headers, zeros) to put into the output slot, where no copy goes.
 struct Constant {
   Index slot_offset;
   Index length;

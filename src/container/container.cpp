@@ -9,6 +9,7 @@
 #include <cctype>
 
 #include "containers.h"
+#include "hdf5_format.h"
 #include "reshard/base/text.h"
 
 namespace reshard::container {
@@ -27,7 +28,6 @@ using namespace std::string_view_literals;
 constexpr std::array kMagics = {
     Magic{0, "version https://git-lfs"sv,
           "a git-LFS pointer, not the file itself: run git lfs pull in its repository"sv},
-    Magic{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file"sv},
     Magic{0, "PK\x03\x04"sv, "a zip archive (a torch checkpoint, perhaps)"sv},
     Magic{0, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"sv,
           "a torch checkpoint of the old kind (before 1.6)"sv},
@@ -109,7 +109,8 @@ Error not_a(std::string_view container, io::Source& source, const std::string& p
   std::string first(static_cast<std::size_t>(std::min(kFirstBytes, source.size())), '\0');
   const Status read = source.read_at(std::as_writable_bytes(std::span(first)), 0);
   if (!read) return read.error();
-  const std::string foreign = describe_foreign(std::as_bytes(std::span(first)));
+  std::string foreign = describe_foreign(std::as_bytes(std::span(first)));
+  if (first.starts_with(hdf5::kSignature)) foreign = "an HDF5 file";
   if (foreign.empty()) return input_error(fmt::format("{}: not a {} file: {}", path, container, otherwise));
   return input_error(fmt::format("{}: expected a {} file, found {}", path, container, foreign));
 }

@@ -207,7 +207,9 @@ TEST(Containers, RecogniseForeignFiles) {
   EXPECT_NE(described(std::string(257, 'a') + "ustar").find("tar archive"), std::string::npos);
   EXPECT_EQ(described("GGUF\x03\0\0\0"sv), "a GGUF file");
   EXPECT_EQ(described("PK\x03\x04"sv), "a zip archive (a torch checkpoint, perhaps)");
-  EXPECT_EQ(described("\x89HDF\r\n\x1a\n"sv), "an HDF5 file");
+  EXPECT_EQ(described("\x89HDF\r\n\x1a\n"sv), "");
+  EXPECT_NE(read("\x89HDF\r\n\x1a\n").error().message.find("expected a safetensors file, found an HDF5 file"),
+            std::string::npos);
   EXPECT_EQ(described("\x80\x02}q\0."sv), "a Python pickle");
   EXPECT_NE(described("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e\x80"sv).find("before 1.6"),
             std::string::npos);

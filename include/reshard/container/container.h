@@ -81,7 +81,8 @@ class Container {
 const Container* find(std::string_view name);  ///< nullptr if there is none
 
 /// Says what a file that is no checkpoint seems to be ("a git-LFS pointer: run git lfs pull", "an HTML page", ...),
-/// from its first bytes (512 are enough); empty if nothing known. read_directory says it by itself.
+/// from its first bytes (512 are enough); empty if nothing known, or if it is of a kind that a container reads.
+/// read_directory says it by itself.
 std::string describe_foreign(std::span<const std::byte> first_bytes);
 
 }  // namespace reshard::container

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// A family and a sharded format that no line of C++ knows: files in a folder, and they convert.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "support/program.h"
+
+namespace reshard::test {
+namespace {
+
+constexpr const char* kFamily = R"({
+  "family": "toy", "model_types": ["toy"],
+  "fields": {"width": {"type": "integer", "keys": ["d_model"]}, "depth": {"type": "integer"}, "words": {"type": "integer"}},
+  "axes": {"layer": "depth", "embed": "width", "side": 3, "vocab": "words"},
+  "tensors": {"embed": {"axes": "vocab embed"}, "left": {"axes": "layer side embed"}, "right": {"axes": "layer side embed"}},
+  "formats": {"hf": {"rules": [{"array": "words.weight", "tensor": "embed", "view": "vocab embed"},
+                               {"array": "blocks.{layer}.left", "tensor": "left", "view": "embed side"},
+                               {"array": "blocks.{layer}.right", "tensor": "right", "view": "side embed"}]}}
+})";
+
+constexpr const char* kFormat = R"({
+  "format": "slices", "container": "safetensors", "mesh": ["pp", "tp"], "split": "balanced",
+  "file": {"sharded": "stage{pp}/part-{tp}-of-{tp.size}.safetensors", "replicated": "stage{pp}/whole.safetensors"},
+  "numbers": {"pad": "round_up(vocab, 4) - vocab"},
+  "rules": {"all": [{"array": "w", "tensor": "embed", "view": "([embed: vocab | ~: pad]) embed", "shard": {"tp": 0}, "stage": "embed"},
+                    {"array": "b{layer}.both", "view": "(side [left: | right:]) embed", "shard": {"tp": "embed"}}]},
+  "families": {"toy": {"rules": ["all"]}}
+})";
+
+TEST(ConfigDir, AMadeUpFamilyAndFormatConvert) {
+  const TemporaryFolder folder;
+  put_file(folder.path("tables/arch/toy.json"), kFamily);
+  put_file(folder.path("tables/format/slices.json"), kFormat);
+  put_file(folder.path("config.json"),
+           R"({"model_type": "toy", "d_model": 5, "depth": 3, "words": 7, "torch_dtype": "bfloat16"})");
+  const std::string tables = " --config-dir " + folder.path("tables");
+  const auto must = [&](const std::string& arguments, int ranks = 1) {
+    const ProgramRun run = run_program(RESHARD_PROGRAM, arguments + tables, ranks);
+    ASSERT_EQ(run.status, 0) << arguments << "\n" << run.err;
+  };
+  must("convert synthetic:" + folder.path("config.json") + " " + folder.path("hf") + " --to hf");
+  must("convert " + folder.path("hf") + " " + folder.path("slices") + " --to slices --tp 2 --pp 2", 2);
+  ASSERT_TRUE(std::filesystem::exists(folder.path("slices/stage0/part-1-of-2.safetensors")));
+  ASSERT_TRUE(std::filesystem::exists(folder.path("slices/stage1/part-0-of-2.safetensors")));
+  must("convert " + folder.path("slices") + " " + folder.path("back") + " --from slices --to hf --tp 1");
+  EXPECT_TRUE(file_bytes(folder.path("hf/model.safetensors")) == file_bytes(folder.path("back/model.safetensors")));
+  must("diff " + folder.path("hf") + " " + folder.path("back"));
+
+  // Element [side 1, left/right, embed 4] of block 2, by hand: embed 4 is the second value of the second rank (3 + 2).
+  const auto element = [](const std::string& path, const std::string& array, std::size_t index) {
+    const std::string bytes = file_bytes(path);
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), 8);
+    const auto header = nlohmann::json::parse(bytes.substr(8, length));
+    const std::size_t at = 8 + length + header.at(array).at("data_offsets").at(0).get<std::size_t>() + 2 * index;
+    std::uint16_t value = 0;
+    std::memcpy(&value, bytes.data() + at, 2);
+    return value;
+  };
+  const std::string whole = folder.path("hf/model.safetensors");
+  const std::string part = folder.path("slices/stage1/part-1-of-2.safetensors");
+  EXPECT_EQ(element(part, "b2.both", (1 * 2 + 0) * 2 + 1), element(whole, "blocks.2.left", 4 * 3 + 1));
+  EXPECT_EQ(element(part, "b2.both", (1 * 2 + 1) * 2 + 1), element(whole, "blocks.2.right", 1 * 5 + 4));
+  // Row 7 of the vocabulary is padding.
+  EXPECT_EQ(element(folder.path("slices/stage0/part-1-of-2.safetensors"), "w", 3 * 5 + 2), 0);
+}
+
+TEST(ConfigDir, BadTablesAreNamed) {
+  const TemporaryFolder folder;
+  const auto message = [&](const std::string& family) {
+    put_file(folder.path("arch/toy.json"), family);
+    const ProgramRun run = run_program(RESHARD_PROGRAM, "list models --config-dir " + folder.path());
+    EXPECT_EQ(run.status, 2);
+    return run.err;
+  };
+  std::string wrong = kFamily;
+  EXPECT_NE(message("{").find("toy.json"), std::string::npos);
+  wrong.replace(wrong.find("\"axes\""), 6, "\"axis\"");
+  EXPECT_NE(message(wrong).find("axis"), std::string::npos);
+  wrong = kFamily;
+  wrong.replace(wrong.find("vocab embed\"},"), 5, "nouns");
+  EXPECT_NE(message(wrong).find("nouns"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace reshard::test

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
-#include <set>
 
 #include "conversion.h"
 #include "reshard/app/document.h"
@@ -45,17 +44,15 @@ Status copy_file(const std::string& src, const std::string& dst) {
   return target->sync();
 }
 
-/// Writes what depends on the data and what is no tensor, and makes all of it durable. Local, after every rank has
-/// synced and closed the files.
+/// Writes what depends on the data and what is no tensor, and syncs it. Local, after every rank has synced and closed
+/// the files.
 Status finish_files(const Context& context, const Options& options, const Conversion& conversion,
                     std::uint64_t plan_hash, const Digests& digests, const std::string& partial) {
   const format::Target& target = conversion.target;
   const container::Container* container = container::find(target.layout->table().container);
   const std::string record = record_text(context, conversion, options, plan_hash, digests);
-  std::set<std::string> folders;
   for (std::size_t f = 0; f < target.files.size(); ++f) {
     const std::string path = path_below(partial, target.files[f].path);
-    folders.insert(fs::path(path).parent_path().string());
     container::FileSpec spec = target.files[f].spec;
     if (target.format->one_file()) spec.files[kRecordName] = record;
     RESHARD_TRY(const std::vector<container::Segment> segments,
@@ -70,18 +67,9 @@ Status finish_files(const Context& context, const Options& options, const Conver
   if (target.format->one_file()) return {};
   for (const format::Sidecar& sidecar : target.sidecars) {
     const std::string path = path_below(partial, sidecar.path);
-    folders.insert(fs::path(path).parent_path().string());
     RESHARD_CHECK(sidecar.copy_from.empty() ? io::write_text(path, sidecar.text) : copy_file(sidecar.copy_from, path));
   }
-  RESHARD_CHECK(io::write_text(path_below(partial, kRecordName), record));
-  // Every folder from the files' up to the output itself.
-  folders.insert(partial);
-  std::set<std::string> all = folders;
-  for (const std::string& folder : folders) {
-    for (fs::path at = folder; at != fs::path(partial); at = at.parent_path()) all.insert(at.string());
-  }
-  for (const std::string& folder : all) RESHARD_CHECK(io::sync_folder(folder));
-  return {};
+  return io::write_text(path_below(partial, kRecordName), record);
 }
 
 /// The output under construction, on all ranks. The claim is rank 0's.

@@ -13,6 +13,34 @@ std::string path_in(const format::Directory& directory, std::uint32_t file) {
   return relative.empty() ? directory.root : directory.root + "/" + relative;
 }
 
+/// A source file whose errors name the tensors that were being read.
+class NamingSource : public io::Source {
+ public:
+  NamingSource(std::unique_ptr<io::Source> inner, const format::Directory& directory, std::uint32_t file)
+      : inner_(std::move(inner)), directory_(directory), file_(file) {}
+
+  Index size() const override { return inner_->size(); }
+  Status read_at(std::span<std::byte> into, Index offset) override {
+    Status status = inner_->read_at(into, offset);
+    if (status) return status;
+    const Index end = offset + static_cast<Index>(into.size());
+    const std::string *first = nullptr, *last = nullptr;
+    for (const format::Directory::Entry& entry : directory_.entries) {
+      const Index begin = entry.entry.offset;
+      if (entry.file != file_ || begin >= end || begin + entry.entry.length <= offset) continue;
+      if (first == nullptr) first = &entry.entry.name;
+      last = &entry.entry.name;
+    }
+    if (first == nullptr) return status;
+    return std::move(status).error().at(first == last ? "tensor " + *first : "tensors " + *first + " to " + *last);
+  }
+
+ private:
+  std::unique_ptr<io::Source> inner_;
+  const format::Directory& directory_;
+  std::uint32_t file_;
+};
+
 }  // namespace
 
 CheckpointFiles::CheckpointFiles(std::vector<const format::Checkpoint*> checkpoints)
@@ -46,7 +74,8 @@ Expected<std::shared_ptr<io::Source>> CheckpointFiles::open(std::uint32_t file) 
   const Place place = place_of(file);
   RESHARD_TRY(std::unique_ptr<io::Source> source,
               format::open_source_file(*checkpoints_[place.checkpoint], place.file, modes_[place.checkpoint]));
-  recent_.emplace_front(file, std::move(source));
+  const format::Directory& directory = checkpoints_[place.checkpoint]->probe.directory;
+  recent_.emplace_front(file, std::make_shared<NamingSource>(std::move(source), directory, place.file));
   by_file_[file] = recent_.begin();
   if (recent_.size() > kMaxOpenFiles) {
     by_file_.erase(recent_.back().first);

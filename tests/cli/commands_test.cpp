@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program itself, on small checkpoints: every command, its answers, statuses and streams.
+#include <gtest/gtest.h>
+
+#include <regex>
+
+#include "tests/support/json_schema.h"
+#include "tests/support/program.h"
+#include "tests/support/says.h"
+
+namespace reshard::test {
+namespace {
+
+const std::string kData = RESHARD_SOURCE_DIR "/tests/interop/hf/";
+const std::string kModel = kData + "llama-gqa";
+
+class Program : public ::testing::Test {
+ protected:
+  ProgramRun reshard(const std::string& arguments, int ranks = 1) const {
+    return run_program(RESHARD_PROGRAM, arguments, ranks);
+  }
+  /// Runs what must succeed.
+  ProgramRun succeed(const std::string& arguments, int ranks = 1) const {
+    ProgramRun run = reshard(arguments, ranks);
+    EXPECT_EQ(run.status, 0) << arguments << "\n" << run.err;
+    return run;
+  }
+  /// Runs with --json: one document on stdout that follows its schema.
+  nlohmann::json document(const std::string& arguments, int ranks = 1, int status = 0) const {
+    const ProgramRun run = reshard(arguments + " --json", ranks);
+    EXPECT_EQ(run.status, status) << arguments << "\n" << run.err;
+    nlohmann::json parsed = nlohmann::json::parse(run.out, nullptr, false);
+    EXPECT_FALSE(parsed.is_discarded()) << run.out;
+    if (parsed.is_discarded()) return {};
+    const std::string command = parsed.value("command", "");
+    EXPECT_EQ(schema_error(parsed, RESHARD_SOURCE_DIR "/configs/schema/output", command), "") << arguments;
+    return parsed;
+  }
+  std::string path(const std::string& name) const { return folder_.path(name); }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(Program, HelpAndVersionGoToStdout) {
+  for (const char* arguments : {"--help", "convert --help", "help", "--version", "list --help", "digest --version"}) {
+    const ProgramRun run = succeed(arguments);
+    EXPECT_FALSE(run.out.empty()) << arguments;
+    EXPECT_EQ(run.err, "") << arguments;
+  }
+  const std::string version = reshard("--version").out;
+  for (const char* what : {"reshard ", "compiler", "MPI", "HDF5", "nlohmann/json", "Boost", "fmt", "yaml-cpp", "zlib",
+                           "CUDA           not built in", "NCCL           not built in"}) {
+    EXPECT_SAYS(version, what);
+  }
+  EXPECT_FALSE(std::regex_search(version, std::regex("yaml-cpp +\n"))) << version;
+}
+
+TEST_F(Program, Inspect) {
+  const ProgramRun run = succeed("inspect " + kModel);
+  EXPECT_SAYS(run.out, "llama");
+  EXPECT_SAYS(run.out, "model.layers.3.mlp.down_proj.weight");
+  EXPECT_EQ(run.err, "");
+  const nlohmann::json whole = document("inspect " + kModel);
+  EXPECT_EQ(whole["format"], "hf");
+  EXPECT_EQ(whole["family"], "llama");
+  EXPECT_EQ(whole["vocabulary"], (nlohmann::json{{"size", 259}, {"padded", false}}));
+  EXPECT_EQ(whole["num_arrays"], whole["arrays"].size());
+  const nlohmann::json some = document("inspect " + kModel + " --include '*norm*' --exclude model.norm.weight");
+  EXPECT_EQ(some["num_arrays"], whole["num_arrays"]);
+  EXPECT_EQ(some["arrays"].size(), 8u);
+  EXPECT_TRUE(document("inspect " + kData + "llama-tied")["tied_head"].get<bool>());
+}
+
+TEST_F(Program, Lists) {
+  const nlohmann::json formats = document("list formats");
+  bool found = false;
+  for (const auto& format : formats["formats"]) {
+    for (const auto& cell : format["families"]) {
+      if (format["name"] != "nanotron" || cell["family"] != "qwen3") continue;
+      found = true;
+      EXPECT_FALSE(cell["holds"].get<bool>());
+      EXPECT_SAYS(cell["reason"].get<std::string>(), "q_norm");
+    }
+  }
+  EXPECT_TRUE(found);
+  EXPECT_EQ(document("list models")["models"].size(), 5u);
+  EXPECT_EQ(document("list dtypes")["dtypes"].size(), 22u);
+  EXPECT_SAYS(succeed("list formats").out, "nanotron");
+}
+
+TEST_F(Program, PlanWritesNothingAndSaysItAll) {
+  const std::string arguments = "plan " + kModel + " " + path("out") + " --to nanotron --tp 2 --pp 2";
+  const nlohmann::json plan = document(arguments + " --ranks 4 --ranks-per-node 2");
+  EXPECT_EQ(plan["ranks"].size(), 4u);
+  EXPECT_EQ(plan["ranks_per_node"], 2);
+  EXPECT_DOUBLE_EQ(plan["read_amplification"].get<double>(), 1.0);
+  std::int64_t written = 0;
+  for (const auto& rank : plan["ranks"]) written += rank["bytes_written"].get<std::int64_t>();
+  EXPECT_EQ(written, plan["target"]["bytes"].get<std::int64_t>());
+  EXPECT_EQ(plan["padding"].size(), 2u);  // 259 tokens on two ranks
+  const ProgramRun run = succeed(arguments + " --ranks 64");
+  for (const char* part : {"mean", "runs of", "read once", "dropped", "padded", "64 ranks"}) EXPECT_SAYS(run.out, part);
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  EXPECT_EQ(document("convert --dry-run " + arguments.substr(5))["command"], "plan");
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(Program, PlanKeepsItsWord) {
+  for (const char* route : {"direct", "exchange"}) {
+    const std::string rest = kModel + " " + path(route) + " --to nanotron --tp 2 --route " + route;
+    const nlohmann::json plan = document("plan " + rest, 3);
+    const nlohmann::json done = document("convert " + rest, 3);
+    EXPECT_EQ(plan["plan_hash"], done["plan_hash"]);
+    for (std::size_t rank = 0; rank < 3; ++rank) {
+      for (const char* what : {"bytes_read", "bytes_sent", "bytes_received", "bytes_written", "rounds"}) {
+        EXPECT_EQ(plan["ranks"][rank][what], done["stream"]["ranks"][rank][what])
+            << route << " " << rank << " " << what;
+      }
+    }
+  }
+}
+
+TEST_F(Program, ThereAndBack) {
+  const nlohmann::json there = document("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2 --pp 2", 4);
+  EXPECT_EQ(there["target"]["mesh"]["tp"], 2);
+  const nlohmann::json back = document("convert " + path("nt") + " " + path("hf") + " --to hf --vocab-size 259", 3);
+  EXPECT_EQ(file_bytes(path("hf/model.safetensors")), file_bytes(kModel + "/model.safetensors"));
+  EXPECT_EQ(there["digests"]["total"], back["digests"]["total"]);
+  EXPECT_EQ(document("digest " + kModel)["digests"], back["digests"]);
+  EXPECT_TRUE(std::filesystem::exists(path("nt.report.json")));
+  const auto report = nlohmann::json::parse(file_bytes(path("nt.report.json")));
+  EXPECT_SAYS(report["command_line"].get<std::string>(), "--to nanotron");
+  EXPECT_FALSE(std::filesystem::exists(path("nt.partial")));
+  EXPECT_FALSE(std::filesystem::exists(path("nt.journal")));
+}
+
+TEST_F(Program, OutputsDoNotDependOnTheJob) {
+  const auto everything = [&](const std::string& folder) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+      if (entry.is_regular_file()) {
+        files[std::filesystem::relative(entry.path(), folder).string()] = file_bytes(entry.path().string());
+      }
+    }
+    return files;
+  };
+  for (const std::string to : {"nanotron --tp 2 --pp 2", "hf --max-shard-size 100KB", "hdf5"}) {
+    std::filesystem::create_directory(path("folder"));
+    succeed("convert " + kModel + " " + path("folder/out") + " --to " + to);
+    std::filesystem::remove(path("folder/out.report.json"));
+    const auto expected = everything(path("folder"));
+    std::filesystem::remove_all(path("folder"));
+    for (const int ranks : {2, 3, 5}) {
+      for (const std::string how : {"--route direct", "--route exchange --memory-budget 8MiB"}) {
+        std::filesystem::create_directory(path("folder"));
+        succeed("convert " + kModel + " " + path("folder/out") + " --to " + to + " " + how, ranks);
+        std::filesystem::remove(path("folder/out.report.json"));
+        const auto found = everything(path("folder"));
+        ASSERT_EQ(found.size(), expected.size());
+        for (const auto& [name, bytes] : expected) {
+          EXPECT_TRUE(found.at(name) == bytes) << to << ": " << name << " on " << ranks << " ranks, " << how;
+        }
+        std::filesystem::remove_all(path("folder"));
+      }
+    }
+  }
+}
+
+TEST_F(Program, Digest) {
+  const ProgramRun run = succeed("digest " + kData + "llama-tied");
+  EXPECT_TRUE(std::regex_search(run.out, std::regex("^rd1:[0-9a-f]{16}  embed  \\[259,64\\]\n"))) << run.out;
+  EXPECT_SAYS(run.out, "\nhead = embed\n");
+  EXPECT_EQ(document("digest " + kModel)["digests"], document("digest " + kModel + "-sharded", 3)["digests"]);
+  EXPECT_EQ(document("digest synthetic:" + kModel + "/config.json")["digests"]["lines"].size(), 39u);
+}
+
+TEST_F(Program, PaddedVocabulariesAreSaid) {
+  succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2");
+  EXPECT_SAYS(succeed("digest " + path("nt")).err, "--vocab-size");
+  EXPECT_EQ(document("digest " + path("nt") + " --vocab-size 259")["digests"], document("digest " + kModel)["digests"]);
+}
+
+TEST_F(Program, Verify) {
+  succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2");
+  const nlohmann::json good = document("verify " + path("nt") + " --vocab-size 259 --against " + kModel, 2);
+  EXPECT_TRUE(good["passed"].get<bool>());
+  EXPECT_EQ(good["checks"].size(), 4u);
+  EXPECT_EQ(good["checks"][3]["outcome"], "passed");
+  EXPECT_EQ(document("verify " + kModel)["checks"][2]["outcome"], "skipped");  // nobody wrote a record
+
+  // One bit of one value.
+  const std::string file = path("nt/model/model/decoder/1/pp_block/post_attention_layernorm/model_weight.safetensors");
+  std::string bytes = file_bytes(file);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  put_file(file, bytes);
+  const nlohmann::json bad = document("verify " + path("nt") + " --vocab-size 259 --against " + kModel, 1, 1);
+  EXPECT_FALSE(bad["passed"].get<bool>());
+  for (const std::size_t check : {2u, 3u}) {
+    EXPECT_EQ(bad["checks"][check]["outcome"], "failed");
+    ASSERT_EQ(bad["checks"][check]["problems"].size(), 1u);
+    EXPECT_SAYS(bad["checks"][check]["problems"][0].get<std::string>(), "mlp.norm[layer=1]");
+  }
+  const std::string rest = "verify " + path("nt") + " --vocab-size 259 --against " + kModel;
+  EXPECT_EQ(reshard(rest + " --exclude 'mlp.norm[[]layer=1]'").status, 0);
+  EXPECT_EQ(reshard(rest + " --include 'mlp.norm*'").status, 1);
+}
+
+TEST_F(Program, VerifyCastsTheSourceAsTheConversionDid) {
+  const ProgramRun run =
+      succeed("convert " + kModel + " " + path("half") + " --to hf --dtype fp16 --keep-dtype '*norm*'");
+  EXPECT_SAYS(run.err, "reshard: warning: ");
+  EXPECT_SAYS(run.err, "lose precision, BF16 -> F16");
+  EXPECT_EQ(reshard("verify " + path("half") + " --against " + kModel).status, 0);
+  EXPECT_EQ(document("inspect " + path("half") + " --include model.norm.weight")["arrays"][0]["dtype"], "BF16");
+  const ProgramRun wider = succeed("convert " + kModel + " " + path("wide") + " --to hf --dtype fp32");
+  EXPECT_EQ(wider.err.find("warning"), std::string::npos) << wider.err;
+  EXPECT_EQ(document("digest " + path("wide"))["digests"]["total"], document("digest " + kModel)["digests"]["total"]);
+}
+
+TEST_F(Program, DiffOfEqualCheckpoints) {
+  succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 4 --pp 3");
+  const ProgramRun run = succeed("diff " + kModel + " " + path("nt") + " --vocab-size 259", 3);
+  EXPECT_EQ(run.out, "equal: 39 tensors\n");
+  const nlohmann::json found = document("diff " + kModel + " " + path("nt") + " --vocab-size 259");
+  EXPECT_TRUE(found["equal"].get<bool>());
+  EXPECT_EQ(found["lines"][0]["elements"], 259 * 64);
+  EXPECT_EQ(found["lines"][0]["cosine"], 1.0);
+}
+
+TEST_F(Program, DiffMeasuresWhatDiffers) {
+  succeed("convert " + kModel + " " + path("b") + " --to hf");
+  // The last two elements of the last array in the file: model.norm.weight.
+  std::string bytes = file_bytes(path("b/model.safetensors"));
+  const std::string one = {'\x80', '\x3f'}, three = {'\x40', '\x40'}, nan = {'\xc0', '\x7f'};
+  const std::string head = bytes.substr(0, bytes.size() - 4);
+  put_file(path("b/model.safetensors"), head + three + nan);
+  std::filesystem::copy(path("b"), path("a"));
+  put_file(path("a/model.safetensors"), head + one + nan);
+
+  const nlohmann::json found = document("diff " + path("a") + " " + path("b"), 2, 1);
+  EXPECT_FALSE(found["equal"].get<bool>());
+  int different = 0;
+  for (const auto& line : found["lines"]) {
+    if (line["equal"].get<bool>()) continue;
+    ++different;
+    EXPECT_EQ(line["changed"], 1);  // NaN equals NaN
+    EXPECT_EQ(line["max_abs"], 2.0);
+    EXPECT_DOUBLE_EQ(line["mean_abs"].get<double>(), 2.0 / line["elements"].get<double>());
+    EXPECT_LT(line["cosine"].get<double>(), 1.0);
+    EXPECT_GT(line["relative_l2"].get<double>(), 0.0);
+  }
+  EXPECT_EQ(different, 1);
+  EXPECT_EQ(reshard("diff " + path("a") + " " + path("b") + " --tolerance 2").status, 0);
+  EXPECT_EQ(reshard("diff " + path("a") + " " + path("b") + " --tolerance 1.9").status, 1);
+  EXPECT_EQ(reshard("diff " + path("a") + " " + path("b") + " --include '*embed*'").status, 0);
+  put_file(path("b/model.safetensors"), head + one + one);
+  const nlohmann::json infinite = document("diff " + path("a") + " " + path("b"), 1, 1);
+  EXPECT_NE(infinite.dump().find("\"max_abs\":\"inf\""), std::string::npos);
+}
+
+TEST_F(Program, DiffNamesWhatIsOnOneSideOnly) {
+  const nlohmann::json found = document("diff " + kData + "llama-tied " + kData + "llama-mha", 1, 1);
+  EXPECT_FALSE(found["mismatches"].empty());
+  const nlohmann::json families = document("diff " + kModel + " " + kData + "gpt2", 1, 1);
+  EXPECT_FALSE(families["mismatches"].empty());
+}
+
+TEST_F(Program, TheNullTargetKeepsNothing) {
+  const nlohmann::json done = document("convert synthetic:" + kModel + "/config.json null: --to nanotron --tp 2", 2);
+  EXPECT_EQ(done["target"]["path"], "null:");
+  EXPECT_EQ(done["digests"]["total"], document("digest synthetic:" + kModel + "/config.json")["digests"]["total"]);
+}
+
+TEST_F(Program, OneFileTargetsGoIntoFoldersUnderTheirUsualName) {
+  std::filesystem::create_directory(path("folder"));
+  const nlohmann::json done = document("convert " + kModel + " " + path("folder") + " --to hdf5");
+  EXPECT_EQ(done["target"]["path"], path("folder/model.h5"));
+  EXPECT_TRUE(document("verify " + path("folder/model.h5"))["passed"].get<bool>());
+}
+
+TEST_F(Program, JobFiles) {
+  put_file(path("job.json"), "{\"command\": \"convert\", \"src\": \"" + kModel + "\", \"dst\": \"" + path("out") +
+                                 "\", \"to\": \"nanotron\", \"tp\": 2}");
+  succeed("--config " + path("job.json"));
+  EXPECT_EQ(document("inspect " + path("out"))["mesh"]["tp"], 2);
+  succeed("convert --config " + path("job.json") + " --tp 4 --overwrite", 2);
+  EXPECT_EQ(document("inspect " + path("out"))["mesh"]["tp"], 4);
+}
+
+TEST_F(Program, ProgressGoesToStderr) {
+  const ProgramRun run = run_program(RESHARD_PROGRAM, "convert " + kModel + " " + path("out") + " --to hf --progress 1",
+                                     1, "RESHARD_IO_THROTTLE=200KB,200KB");
+  EXPECT_EQ(run.status, 0) << run.err;
+  EXPECT_TRUE(std::regex_search(run.err, std::regex("reshard: convert +[0-9]+ %.*limit: (read|write)\n"))) << run.err;
+  EXPECT_EQ(run.out.find("%"), std::string::npos);
+}
+
+TEST_F(Program, SeveralRanksPrintOnce) {
+  EXPECT_EQ(reshard("digest " + kModel, 3).out, reshard("digest " + kModel).out);
+  EXPECT_EQ(reshard("--version", 2).out, reshard("--version").out);
+  const ProgramRun run = reshard("convert " + kModel + " " + path("out") + " --to nothing", 3);
+  EXPECT_EQ(run.status, 2);
+  EXPECT_EQ(run.num_errors(), 1) << run.err;
+}
+
+TEST_F(Program, AReaderThatGoesAwayIsNoFailure) {
+  const int status = std::system((std::string("(") + RESHARD_PROGRAM + " digest " + kModel + "; echo $? >" +
+                                  path("status") + ") | head -n 0 && sleep 0.5")
+                                     .c_str());
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(file_bytes(path("status")), "0\n");
+  EXPECT_NE(std::system((std::string(RESHARD_PROGRAM) + " list dtypes >/dev/full 2>/dev/null").c_str()), 0);
+}
+
+}  // namespace
+}  // namespace reshard::test

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the program refuses: one line on stderr, nothing on stdout, the right status, and no output left behind.
+#include <gtest/gtest.h>
+
+#include <tuple>
+#include <vector>
+
+#include "tests/support/program.h"
+#include "tests/support/says.h"
+
+namespace reshard::test {
+namespace {
+
+const std::string kData = RESHARD_SOURCE_DIR "/tests/interop/hf/";
+const std::string kModel = kData + "llama-gqa";
+
+class Refusals : public ::testing::Test {
+ protected:
+  /// The line that says why. Checks the manners of a refusal.
+  std::string refuse(const std::string& arguments, int status, int ranks = 1, const std::string& environment = "") {
+    const ProgramRun run = run_program(RESHARD_PROGRAM, arguments, ranks, environment);
+    EXPECT_EQ(run.status, status) << arguments << "\n" << run.err;
+    EXPECT_EQ(run.out, "") << arguments;
+    EXPECT_EQ(run.num_errors(), 1) << run.err;
+    const std::size_t begin = run.err.find("reshard: error: ");
+    if (begin == std::string::npos) return "";
+    return run.err.substr(begin, run.err.find('\n', begin) - begin);
+  }
+  std::string path(const std::string& name) const { return folder_.path(name); }
+  bool nothing_left(const std::string& name) const {
+    for (const char* suffix : {"", ".partial", ".journal", ".report.json", ".old"}) {
+      if (std::filesystem::exists(path(name) + suffix)) return false;
+    }
+    return true;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(Refusals, Usage) {
+  EXPECT_SAYS(refuse("", 2), "no command");
+  EXPECT_SAYS(refuse("conver a b", 2), "did you mean convert?");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out"), 2), "--to FORMAT is missing");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotorn", 2), "did you mean nanotron?");
+  EXPECT_SAYS(refuse("inspect " + kModel + " --from nanotorn", 2), "nanotorn");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --dtype bf61", 2), "did you mean bf16?");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --dtype fp8", 2), "fp8");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --config-dir " + path("none"), 2), "none");
+  EXPECT_SAYS(refuse("digest synthetic:llama3-80b", 2), "llama3-8");
+  EXPECT_TRUE(nothing_left("out"));
+}
+
+TEST_F(Refusals, ImpossibleTargets) {
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --tp 3", 2), "tp (3)");
+  EXPECT_SAYS(refuse("convert " + kData + "qwen3 " + path("out") + " --to nanotron", 2), "q_norm");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --tp 2", 2), "tp");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --format-version 9", 2), "9");
+  EXPECT_TRUE(nothing_left("out"));
+}
+
+TEST_F(Refusals, ABudgetThatIsTooSmallNamesTheSmallest) {
+  const std::string line = refuse("convert " + kModel + " " + path("out") + " --to nanotron --memory-budget 64KiB", 2);
+  EXPECT_SAYS(line, "the smallest that works is ");
+  const std::string smallest = line.substr(line.rfind(' ') + 1);
+  const ProgramRun run = run_program(
+      RESHARD_PROGRAM, "convert " + kModel + " " + path("out") + " --to nanotron --memory-budget " + smallest);
+  EXPECT_EQ(run.status, 0) << run.err;
+}
+
+TEST_F(Refusals, WhatIsInTheWay) {
+  put_file(path("out/precious"), "data");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf", 2), "--overwrite");
+  EXPECT_EQ(file_bytes(path("out/precious")), "data");
+  EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
+  put_file(path("file/out"), "");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("file/out/deeper") + " --to hf", 2), "deeper");
+}
+
+TEST_F(Refusals, SourceAndTargetInsideOneAnother) {
+  std::filesystem::copy(kModel, path("model"));
+  EXPECT_SAYS(refuse("convert " + path("model") + " " + path("model/out") + " --to hf", 2), "outside");
+  EXPECT_SAYS(refuse("convert " + path("model") + " " + folder_.path() + " --to hf --overwrite", 2), "outside");
+  EXPECT_SAYS(refuse("convert " + path("model") + " " + path("model") + " --to hf --overwrite", 2), "outside");
+  EXPECT_TRUE(std::filesystem::exists(path("model/model.safetensors")));
+}
+
+TEST_F(Refusals, Sources) {
+  EXPECT_SAYS(refuse("inspect " + path("none"), 3), "none");
+  EXPECT_SAYS(refuse("inspect org/name", 3, 1, "HF_HUB_CACHE=" + path("cache")), "org/name");
+  std::filesystem::create_directory(path("empty"));
+  EXPECT_SAYS(refuse("inspect " + path("empty"), 3), "empty");
+  EXPECT_SAYS(refuse("convert " + kData + "llama-tied-no-head " + path("out") + " --to hf", 3), "lm_head");
+
+  std::filesystem::copy(kModel, path("cut"));
+  std::filesystem::resize_file(path("cut/model.safetensors"),
+                               std::filesystem::file_size(kModel + "/model.safetensors") - 1);
+  for (const std::string command : {"inspect", "digest", "verify"}) {
+    EXPECT_SAYS(refuse(command + " " + path("cut"), 3), "model.safetensors");
+  }
+  EXPECT_SAYS(refuse("convert " + path("cut") + " " + path("out") + " --to hf", 3, 3), "model.safetensors");
+  EXPECT_TRUE(nothing_left("out"));
+}
+
+TEST_F(Refusals, FailuresWhileRunningLeaveNothing) {
+  const std::vector<std::tuple<std::string, int, std::string>> faults = {
+      {"write:ENOSPC@100000", 4, "No space left"}, {"write:EIO@0", 4, "out"}, {"read:EIO@100000", 3, "tensors lm_head.weight to "}};
+  for (const auto& [fault, status, part] : faults) {
+    for (const int ranks : {1, 3}) {
+      const std::string line = refuse("convert " + kModel + " " + path("out") + " --to nanotron", status, ranks,
+                                      "RESHARD_IO_FAULT=" + fault);
+      EXPECT_SAYS(line, part) << fault;
+      EXPECT_TRUE(nothing_left("out")) << fault;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace reshard::test

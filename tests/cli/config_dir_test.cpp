@@ -6,7 +6,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "support/program.h"
+#include "tests/support/program.h"
 
 namespace reshard::test {
 namespace {

@@ -7,9 +7,9 @@
 
 #include "reshard/comm/comm.h"
 #include "reshard/exec/executor.h"
-#include "support/oracle.h"
-#include "support/random_layouts.h"
-#include "support/streams.h"
+#include "tests/support/oracle.h"
+#include "tests/support/random_layouts.h"
+#include "tests/support/streams.h"
 
 namespace reshard::test {
 namespace {

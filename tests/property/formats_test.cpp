@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "support/program.h"
+#include "tests/support/program.h"
 
 namespace reshard::test {
 namespace {

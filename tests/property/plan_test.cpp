@@ -7,8 +7,8 @@
 #include <map>
 
 #include "reshard/layout/canonical_table.h"
-#include "support/oracle.h"
-#include "support/random_layouts.h"
+#include "tests/support/oracle.h"
+#include "tests/support/random_layouts.h"
 
 namespace reshard::test {
 namespace {

@@ -39,7 +39,7 @@ struct TargetFile {
 struct Sizes {
   Index span = kSpanBytes;
   Index round = 32 * kMiB;  ///< of a round, before the budget makes it smaller: I/O runs at full speed
-  Index smallest_round = 256 * kKiB;
+  Index smallest_round = 2 * kMiB;
   Index short_run = kMiB;         ///< reads below this cost more than their bytes
   Index bridged_gap = 64 * kKiB;  ///< a read may bridge a gap of this size
   Index finest = 64 * kKiB;       ///< smallest part of a span that is made at one time

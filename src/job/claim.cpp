@@ -48,20 +48,26 @@ std::string host_name() {
   return name;
 }
 
-// When a process started, in ticks since boot: tells it apart from a later one of the same number. Empty if there is
-// none.
-std::string start_of_process(long pid) {
+// What the system says about a process.
+struct Process {
+  bool ended = false;  // only its parent has not noticed yet
+  std::string start;   // ticks since boot: tells it apart from a later process of the same number
+};
+
+// Nothing if there is no such process, or none that this user may look at.
+std::optional<Process> look_at_process(long pid) {
   std::ifstream file(fmt::format("/proc/{}/stat", pid));
   std::stringstream text;
   text << file.rdbuf();
-  // The second field is a name in parentheses that may hold anything; the start is the 22nd.
+  // The second field is a name in parentheses that may hold anything; the third is the state, the 22nd the start.
   const std::string stat = text.str();
   const std::size_t close = stat.rfind(')');
-  if (close == std::string::npos) return "";
+  if (close == std::string::npos) return std::nullopt;
   std::istringstream fields(stat.substr(close + 1));
-  std::string field;
-  for (int i = 3; i <= 22; ++i) fields >> field;
-  return field;
+  std::string state, field;
+  fields >> state;
+  for (int i = 4; i <= 22; ++i) fields >> field;
+  return Process{state == "Z" || state == "X", field};
 }
 
 struct Owner {
@@ -76,8 +82,8 @@ struct Owner {
   bool is_dead() const {
     if (host != host_name()) return false;
     if (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
-    const std::string now = start_of_process(pid);
-    return !now.empty() && now != start;
+    const std::optional<Process> now = look_at_process(pid);
+    return now && (now->ended || now->start != start);
   }
 };
 
@@ -249,7 +255,8 @@ Expected<Claim> Claim::make(const Request& asked) {
     return usage_error(fmt::format("{}: is in the way, and no job's; remove or rename it", claim.partial_));
   }
 
-  const Owner me{host_name(), start_of_process(::getpid()), request.job_id, request.plan_hash, ::getpid()};
+  const std::string start = look_at_process(::getpid()).value_or(Process{}).start;
+  const Owner me{host_name(), start, request.job_id, request.plan_hash, ::getpid()};
   const std::string built = fmt::format("{}.{}.{}", claim.journal_, me.host, me.pid);
   RESHARD_CHECK(remove_path(built));
   if (::mkdir(built.c_str(), 0777) != 0) return cannot_create(built, errno);

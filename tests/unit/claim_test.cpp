@@ -202,6 +202,19 @@ TEST_F(ClaimTest, IsTakenOverFromADeadProcessOfThisHost) {
   EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
 }
 
+// In a container nobody may ever ask for a killed process's status.
+TEST_F(ClaimTest, IsTakenOverFromAProcessThatEndedButIsStillListed) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    static_cast<void>(Claim::make(request(dst_)));
+    ::_exit(0);
+  }
+  siginfo_t info;
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_TRUE(Claim::make(request(dst_)));
+  ::waitpid(child, nullptr, 0);
+}
+
 TEST_F(ClaimTest, IsNotTakenFromAnotherHost) {
   in_process_that_dies([&] { static_cast<void>(Claim::make(request(dst_))); });
   std::string owner = text_of(dst_ + ".journal/owner");

@@ -110,7 +110,8 @@ class Reconciler {
   Expected<layout::Layout> predict() const {
     const Probe& probe = checkpoint_.probe;
     const layout::Scope scope = with_defaults(library_.options(std::string(checkpoint_.format->name())), probe.options);
-    RESHARD_TRY(layout::Placement placement, place(table_.placement, probe.spec, probe.mesh, scope));
+    RESHARD_TRY(layout::Placement placement,
+                place(table_.placement, probe.spec, *checkpoint_.canon, probe.mesh, scope));
     auto layout =
         layout::Layout::predict(checkpoint_.canon, table_, probe.mesh, std::move(placement), probe.spec.dtype, scope);
     // What the format cannot be is a fault of this checkpoint, not of the command.
@@ -167,7 +168,7 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   RESHARD_TRY(probe.spec, model::named_model(name, library));
   RESHARD_TRY(checkpoint.canon, model::make_canon(probe.spec, library));
   RESHARD_TRY(layout::Table table, library.table(probe.spec.family, "hf"));
-  RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, {}, {}));
+  RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, *checkpoint.canon, {}, {}));
   RESHARD_TRY(layout::Layout layout,
               layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, {}));
   if (!options.include.empty() || !options.exclude.empty()) {

@@ -5,9 +5,10 @@
 
 namespace reshard::format {
 
-Expected<layout::Placement> place(const std::string& name, const model::Spec& spec, const layout::Mesh& mesh,
-                                  const layout::Scope& options) {
-  const Index layers = spec.integer("num_hidden_layers");
+Expected<layout::Placement> place(const std::string& name, const model::Spec& spec, const layout::Canon& canon,
+                                  const layout::Mesh& mesh, const layout::Scope& options) {
+  const auto axis = canon.scope().numbers.find("layer");
+  const Index layers = axis == canon.scope().numbers.end() ? 0 : axis->second;
   if (name.empty()) return layout::place_evenly(layers, mesh.pp);
   if (name != "nanotron_cost") return usage_error("there is no placement \"" + name + "\"; there is nanotron_cost");
 

@@ -146,7 +146,7 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   const container::Container* container = container::find(table.container);
   if (container == nullptr) return usage_error("format " + format + ": there is no container " + table.container);
   if (options.mesh.pp < 1 || options.mesh.tp < 1) return usage_error("--tp and --pp must be at least 1");
-  RESHARD_TRY(layout::Placement placement, place(table.placement, spec, choice.mesh, scope));
+  RESHARD_TRY(layout::Placement placement, place(table.placement, spec, *source.canon, choice.mesh, scope));
   RESHARD_TRY(layout::Layout layout, layout::Layout::predict(source.canon, std::move(table), choice.mesh,
                                                              std::move(placement), spec.dtype, scope));
   RESHARD_CHECK(check_complete(layout));

@@ -32,6 +32,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FIXTURES = pathlib.Path(os.environ.get("RESHARD_FIXTURES") or HERE)
 PROGRAM = os.environ.get("RESHARD_PROGRAM", "reshard")
+for variable in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe", "OMPI_MCA_mpi_yield_when_idle"):
+    os.environ.setdefault(variable, "1")
 BROKEN = {"llama-tied-no-head"}  # refused: neither tied nor with a head
 HF = sorted(p.name for p in (FIXTURES / "hf").iterdir() if list(p.glob("*.safetensors")) and p.name not in BROKEN)
 NANOTRON = sorted(p.name for p in (FIXTURES / "nanotron").iterdir() if p.is_dir())
@@ -302,6 +304,32 @@ class Hdf5(Case):
         self.assert_same(read(archive), read(hf("llama-tied")))
         back = self.convert(archive, "back", "--to", "nanotron", "--tp", 4, ranks=2)
         self.assert_same(first_rows(read(back), 259), read(hf("llama-tied")))
+
+
+class SameBytes(Case):
+    """The output is the same, byte for byte, for any number of ranks, route and memory budget."""
+
+    def smallest_budget(self, target, options, ranks):
+        """The one that the refusal of a smaller one names."""
+        done = self.run_program(["mpirun", "-n", ranks, PROGRAM, "convert", hf("llama-gqa-sharded"), self.work / "none", "--to", *target,
+                                 *options, "--memory-budget", "1KiB"], status=2)  # fmt: skip
+        return re.search(r"smallest that works is (\w+)", done.stderr)[1]
+
+    def test_any_job(self):
+        for target in (["nanotron", "--tp", "2", "--pp", "2"], ["hf", "--max-shard-size", "100KB"], ["hdf5"]):
+            routes = (["--route", "direct"], ["--route", "exchange"])
+            jobs = [(ranks, route) for ranks in (1, 2, 3, 4, 5, 8) for route in routes]
+            jobs += [(3, [*route, "--memory-budget", self.smallest_budget(target, route, 3)]) for route in routes]
+            expected = None
+            for ranks, options in jobs:
+                with self.subTest(target=target, ranks=ranks, options=options):
+                    # One name for all: side files may say where the checkpoint stands.
+                    out = self.convert(hf("llama-gqa-sharded"), "out", "--overwrite", "--to", *target, *options, ranks=ranks)
+                    found = {name: path.read_bytes() for name, path in files_below(out).items()} if out.is_dir() else {"": out.read_bytes()}
+                    expected = expected or found
+                    self.assertEqual(sorted(found), sorted(expected))
+                    self.assertEqual([name for name in found if found[name] != expected[name]], [])
+            shutil.rmtree(out) if out.is_dir() else out.unlink()
 
 
 class Compat(Case):

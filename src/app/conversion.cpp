@@ -238,6 +238,7 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                        {"source", conversion.source},
                        {"options", chosen},
                        {"plan_hash", hash_text(plan_hash)},
+                       {kRecordVocabulary, conversion.checkpoint.probe.spec.integer("vocab_size")},
                        {"digests", to_json(digests)}};
   return document_text(record);
 }

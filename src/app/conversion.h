@@ -51,5 +51,7 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                         std::uint64_t plan_hash, const Digests& digests);
 
 inline constexpr const char* kRecordName = "reshard.json";
+/// Key of the record: rows of the vocabulary that are no padding, as far as the source knew.
+inline constexpr const char* kRecordVocabulary = "vocab_size";
 
 }  // namespace reshard::app

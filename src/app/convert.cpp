@@ -184,7 +184,6 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     result.digests = conversion->digests(streamed->digests);
     if (comm.rank() == 0) {
       status = finish_files(context, options, *conversion, result.plan_hash, result.digests, output.partial);
-      if (status) status = output.claim->commit();
     }
     status = comm::agree(comm, std::move(status));
   }
@@ -192,6 +191,9 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     if (comm.rank() == 0) output.claim->discard();
     return std::move(status).error();
   }
+  // From here on the output is complete: what hinders the commit does not take it away.
+  if (comm.rank() == 0) status = output.claim->commit();
+  RESHARD_CHECK(comm::agree(comm, std::move(status)));
   result.stream = std::move(streamed->report);
   result.seconds = seconds_since(begin);
   if (comm.rank() == 0) {

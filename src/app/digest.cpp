@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "reshard/repack/digest.h"
 
 namespace reshard::app {
@@ -23,7 +25,11 @@ std::uint64_t Digests::total() const {
   const auto add = [&](std::string_view text) {
     for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
   };
-  for (const DigestLine& line : lines) add(to_string(line) + "\n");
+  // By name: tensors that are carried unchanged come in the order of their files.
+  std::vector<std::string> texts;
+  for (const DigestLine& line : lines) texts.push_back(line.name + "\n" + to_string(line) + "\n");
+  std::sort(texts.begin(), texts.end());
+  for (const std::string& text : texts) add(text);
   if (tied_head) add(std::string(kTiedHead) + "\n");
   return hash;
 }

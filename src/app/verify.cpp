@@ -178,6 +178,24 @@ Expected<Check> check_source(Context& context, const Pair& pair, const Digests& 
   return check;
 }
 
+/// The options, with the true vocabulary where only the record of the checkpoint's making knows it.
+Expected<Options> with_recorded_vocabulary(Context& context, const Options& given) {
+  Options options = given;
+  if (options.vocab_size != 0) return options;
+  RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source_options(options)));
+  if (!make_digests(checkpoint, {}, {}).vocabulary_padded) return options;
+  RESHARD_TRY(const std::string text, read_record(context, checkpoint));
+  if (text.empty()) return options;
+  const auto record = io::parse_strict_json(text, kRecordName);
+  if (!record || !record->is_object() || !record->contains(kRecordVocabulary)) return options;
+  const auto& rows = (*record)[kRecordVocabulary];
+  if (rows.is_number_integer() && rows.get<Index>() > 0 &&
+      rows.get<Index>() < checkpoint.probe.spec.integer("vocab_size")) {
+    options.vocab_size = rows.get<Index>();
+  }
+  return options;
+}
+
 }  // namespace
 
 bool VerifyResult::passed() const {
@@ -185,7 +203,8 @@ bool VerifyResult::passed() const {
                       [](const Check& check) { return check.outcome == Check::Outcome::failed; });
 }
 
-Expected<VerifyResult> verify(Context& context, const Options& options) {
+Expected<VerifyResult> verify(Context& context, const Options& given) {
+  RESHARD_TRY(const Options options, with_recorded_vocabulary(context, given));
   VerifyResult result;
   result.checkpoint = options.src;
   result.against = options.against;

@@ -131,6 +131,7 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
 
 int run(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write that meets it
   const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   Expected<std::unique_ptr<comm::Comm>> comm = comm::make_comm();
   if (!comm) {

@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "detect.h"
 #include "placement.h"
@@ -61,9 +63,9 @@ class SourceDTypes {
   std::vector<std::vector<DType>> of_line_;
 };
 
-// Gives every array its dtype, and tells what is rounded.
-Status choose_dtypes(const Checkpoint& source, const TargetOptions& options, layout::Layout& layout, model::Spec& spec,
-                     std::vector<std::string>& notes) {
+// Gives every array its dtype.
+Status choose_dtypes(const Checkpoint& source, const TargetOptions& options, layout::Layout& layout,
+                     model::Spec& spec) {
   std::optional<DType> wanted;
   if (!options.dtype.empty()) {
     wanted = parse_user_dtype(options.dtype);
@@ -79,7 +81,6 @@ Status choose_dtypes(const Checkpoint& source, const TargetOptions& options, lay
                                       [&](const model::NamedArray& named) { return named.name == name; });
   };
   const SourceDTypes stored(*source.layout);
-  std::map<std::pair<DType, DType>, std::pair<Index, std::string>> rounded;
   for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
     const layout::Array& array = layout.arrays()[a];
     RESHARD_TRY(const DType dtype, stored.of(layout, a));
@@ -96,17 +97,32 @@ Status choose_dtypes(const Checkpoint& source, const TargetOptions& options, lay
       }
     }
     layout.set_dtype(a, chosen);
-    if (chosen != dtype && !is_lossless(dtype, chosen)) {
-      auto& [count, example] = rounded[{dtype, chosen}];
-      if (count++ == 0) example = name;
-    }
-  }
-  for (const auto& [dtypes, arrays] : rounded) {
-    notes.push_back(fmt::format("values are rounded from {} to {} in {} arrays ({}{})", to_string(dtypes.first),
-                                to_string(dtypes.second), arrays.first, arrays.second,
-                                arrays.first > 1 ? ", ..." : ""));
   }
   return {};
+}
+
+// Tables of --config-dir name files: each must lie in the checkpoint, once, and not where a side file goes.
+Status check_paths(const Target& target) {
+  std::set<std::string> taken;
+  const auto take = [&](const std::string& path) -> Status {
+    const std::filesystem::path named(path);
+    const bool inside = !path.empty() && named.is_relative() && named.lexically_normal() == named &&
+                        *named.begin() != ".." && named.has_filename();
+    const std::string format(target.format->name());
+    if (!inside)
+      return usage_error(fmt::format("format {}: file '{}' is no plain path inside the checkpoint", format, path));
+    if (!taken.insert(path).second) {
+      return usage_error(
+          fmt::format("format {}: file {} would be written twice; the table's file pattern must differ from "
+                      "side files and name what tells files apart ({{tp}}, {{pp}}, ...)",
+                      format, path));
+    }
+    return {};
+  };
+  if (target.format->one_file()) return {};
+  for (const TargetFile& file : target.files) RESHARD_CHECK(take(file.path));
+  for (const Sidecar& sidecar : target.sidecars) RESHARD_CHECK(take(sidecar.path));
+  return take("reshard.json");
 }
 
 Status lay_out(const container::Container& container, Target& target) {
@@ -150,7 +166,7 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   RESHARD_TRY(layout::Layout layout, layout::Layout::predict(source.canon, std::move(table), choice.mesh,
                                                              std::move(placement), spec.dtype, scope));
   RESHARD_CHECK(check_complete(layout));
-  RESHARD_CHECK(choose_dtypes(source, options, layout, spec, target.notes));
+  RESHARD_CHECK(choose_dtypes(source, options, layout, spec));
   target.layout = std::make_shared<const layout::Layout>(std::move(layout));
 
   RESHARD_TRY(target.files, target.format->files(*target.layout, options));
@@ -160,6 +176,7 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
     RESHARD_CHECK(target.format->put_inside(input, target.sidecars, target.files.front()));
     target.sidecars.clear();
   }
+  RESHARD_CHECK(check_paths(target));
   RESHARD_CHECK(lay_out(*container, target));
   return target;
 }

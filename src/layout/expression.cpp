@@ -44,9 +44,9 @@ class Parser {
       const bool plus = take('+');
       if (!plus && !take('-')) return left;
       RESHARD_TRY(const Index right, product());
-      const auto result = plus ? checked_add(left, right) : checked_add(left, -right);
-      if (!result) return fail("overflow");
-      left = *result;
+      const bool overflows =
+          plus ? __builtin_add_overflow(left, right, &left) : __builtin_sub_overflow(left, right, &left);
+      if (overflows) return fail("overflow");
     }
   }
 
@@ -61,7 +61,7 @@ class Parser {
         if (!result) return fail("overflow");
         left = *result;
       } else {
-        if (right == 0 || left % right != 0) return fail(fmt::format("{} is not divisible by {}", left, right));
+        if (right <= 0 || left % right != 0) return fail(fmt::format("{} is not divisible by {}", left, right));
         left /= right;
       }
     }
@@ -153,7 +153,7 @@ Expected<bool> holds_one(std::string_view condition, const Scope& scope) {
   if (const auto at = condition.find(" divides "); at != std::string_view::npos) {
     RESHARD_TRY(const Index left, evaluate(condition.substr(0, at), scope));
     RESHARD_TRY(const Index right, evaluate(condition.substr(at + 9), scope));
-    return left != 0 && right % left == 0;
+    return left > 0 && right % left == 0;
   }
   if (condition.starts_with("not ")) {
     RESHARD_TRY(const bool inner, holds_one(condition.substr(4), scope));

@@ -33,6 +33,10 @@ TEST(Expression, Refusals) {
   EXPECT_NE(evaluate("1 +", scope()).error().message.find("column"), std::string::npos);
   EXPECT_FALSE(evaluate(std::string(1000, '(') + "1", scope()));
   EXPECT_FALSE(evaluate("gcd(4, 2)", scope()));
+  // The least number has no negative.
+  EXPECT_FALSE(evaluate("(0 - 9223372036854775807 - 1) / (0 - 1)", scope()));
+  EXPECT_FALSE(evaluate("0 - (0 - 9223372036854775807 - 1)", scope()));
+  EXPECT_FALSE(*holds("(0 - 1) divides (0 - 9223372036854775807 - 1)", scope()));
 }
 
 TEST(Condition, Forms) {

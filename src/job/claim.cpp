@@ -79,9 +79,8 @@ struct Owner {
     return fmt::format("process {} on {}{}", pid, host, job.empty() ? "" : ", job " + job);
   }
   // On another host nobody can tell.
-  bool is_dead(const std::string& own_job) const {
-    // A job that the scheduler started again, perhaps elsewhere, has ended here before.
-    if (host != host_name()) return !job.empty() && job == own_job;
+  bool is_dead() const {
+    if (host != host_name()) return false;
     if (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
     const std::optional<Process> now = look_at_process(pid);
     return now && (now->ended || now->start != start);
@@ -210,13 +209,13 @@ Error held_by(const std::string& target, const Owner& owner) {
 }
 
 // Ends what a dead owner left: a commit that it began, else its claim and its partial output.
-Status clear_claim(const std::string& target, const std::string& own_job) {
+Status clear_claim(const std::string& target) {
   const std::string journal = Claim::journal_path(target);
   const std::optional<Owner> owner = read_owner(journal);
   if (!owner) {
     return usage_error(fmt::format("{}: is in the way, and not the claim of a job; remove or rename it", journal));
   }
-  if (!owner->is_dead(own_job)) return held_by(target, *owner);
+  if (!owner->is_dead()) return held_by(target, *owner);
   // Two jobs may find it at once.
   const Lock lock(journal + "/" + kOwner);
   if (!lock.held() || read_owner(journal) != owner) {
@@ -250,7 +249,7 @@ Expected<Claim> Claim::make(const Request& asked) {
     return usage_error(fmt::format("'{}': is not a path that can be made; name a new folder or file", asked.target));
   }
   Claim claim(target, request.overwrite);
-  if (exists(claim.journal_)) RESHARD_CHECK(clear_claim(target, request.job_id));
+  if (exists(claim.journal_)) RESHARD_CHECK(clear_claim(target));
   RESHARD_CHECK(check_target(request));
   if (exists(claim.partial_)) {
     return usage_error(fmt::format("{}: is in the way, and no job's; remove or rename it", claim.partial_));

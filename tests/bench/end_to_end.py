@@ -60,9 +60,8 @@ def run_case(program, case, rounds, ranks, report):
             load = os.getloadavg()[0]
             runs[tool].append({**tools[tool](program, case), "load": load})
             if tool not in (copy, probe) and number == rounds - 1:
-                verified = subprocess.run([program.reshard, "verify", case.dst, "--against", case.src, "--progress", "0"],
-                                          stdout=subprocess.DEVNULL, check=False)  # fmt: skip
-                wrong[tool] = verified.returncode
+                verify = [program.reshard, "verify", case.dst, "--against", case.src, "--progress", "0"]
+                wrong[tool] = subprocess.run(verify, capture_output=True, check=False).returncode
             bench.remove(case.dst)
     median = {tool: statistics.median(run["seconds"] for run in runs[tool]) for tool in tools}
     for tool in tools:

@@ -330,8 +330,10 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "usage: {} SRC LIKE DST [--setting direct|buffered,each|all,BLOCK_MIB,THREADS]\n", argv[0]);
     return 2;
   }
+  const auto absolute = [](const std::string& path) { return std::filesystem::absolute(path).string(); };
   try {
-    fmt::print("{}\n", reshard::bench::run(args[0], args[1], args[2], one ? args[4] : "").dump());
+    fmt::print("{}\n",
+               reshard::bench::run(absolute(args[0]), absolute(args[1]), absolute(args[2]), one ? args[4] : "").dump());
     return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}: {}\n", argv[0], error.what());

@@ -40,6 +40,7 @@ def main():
             "case": case, "route": slow.report["stream"]["route"], "ranks": ranks, "read_gb": read / 1e9,
             "write_gb": written / 1e9, "busier_s": busier_s, "stream_s": slow.report["stream"]["seconds"],
             "seconds": slow.seconds, "ratio": ratio, "free_s": free.seconds, "ok": ratio <= MOST_OF_BUSIER,
+            "by_rank": totals,
         })  # fmt: skip
 
     with bench.WorkFolder(options.dir) as work:

@@ -95,9 +95,9 @@ class Reconciler {
       RESHARD_TRY(layout, predict());
       found = match(layout, probe.directory, *checkpoint_.format, dropped_);
     }
+    if (!options_.include.empty() || !options_.exclude.empty()) RESHARD_CHECK(leave_out(layout, found));
     RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
     RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
-    RESHARD_CHECK(leave_out(layout, found));
 
     for (const std::uint32_t e : found.ignored) dropped_.insert(e);
     for (const std::uint32_t e : dropped_) checkpoint_.dropped.push_back(probe.directory.entries[e].entry.name);
@@ -132,11 +132,16 @@ class Reconciler {
     return true;
   }
 
-  // Drops what --include and --exclude leave out, and predicts again without it.
+  // Drops what --include and --exclude leave out, known or not, and predicts again without it: a part of a checkpoint
+  // needs to hold no more than what is asked of it.
   Status leave_out(layout::Layout& layout, Match& found) {
-    if (options_.include.empty() && options_.exclude.empty()) return {};
+    const Directory& directory = checkpoint_.probe.directory;
     for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
-      if (!is_selected(options_, layout.name(layout.arrays()[a]))) dropped_.insert(found.locations[a]);
+      const bool stored = found.locations[a] != Match::kMissing;
+      if (stored && !is_selected(options_, layout.name(layout.arrays()[a]))) dropped_.insert(found.locations[a]);
+    }
+    for (const std::uint32_t e : found.unexpected) {
+      if (!is_selected(options_, directory.entries[e].entry.name)) dropped_.insert(e);
     }
     RESHARD_TRY(checkpoint_.canon, select(layout, options_));
     std::erase_if(checkpoint_.named, [&](const auto& array) { return checkpoint_.canon->find(array.name) < 0; });
@@ -145,9 +150,9 @@ class Reconciler {
     layout = *std::move(rest);
     RESHARD_CHECK(check_complete(layout));
     std::vector<std::uint32_t> ignored = std::move(found.ignored);
-    found = match(layout, checkpoint_.probe.directory, *checkpoint_.format, dropped_);
+    found = match(layout, directory, *checkpoint_.format, dropped_);
     found.ignored = std::move(ignored);
-    return compare(found, checkpoint_.probe.directory, checkpoint_.probe.config_path, layout);
+    return {};
   }
 
   const SourceOptions& options_;

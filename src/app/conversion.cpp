@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "fingerprint.h"
 #include "reshard/app/convert.h"
 #include "reshard/app/document.h"
 #include "reshard/base/text.h"
@@ -190,17 +191,13 @@ void tell_casts(Context& context, const Conversion& conversion, const plan::Plan
 
 Json describe_source(const format::Checkpoint& checkpoint, const std::string& path) {
   const format::Directory& directory = checkpoint.probe.directory;
-  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
-  const auto add = [&](std::string_view text) {
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-    hash = (hash ^ 0xFFu) * 1099511628211u;
-  };
+  Fingerprint fingerprint;
   Index bytes = 0;
   for (const format::Directory::Entry& entry : directory.entries) {
-    add(directory.files[entry.file]);
-    add(entry.entry.name);
-    add(to_string(entry.entry.dtype));
-    add(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
+    fingerprint.add(directory.files[entry.file]);
+    fingerprint.add(entry.entry.name);
+    fingerprint.add(to_string(entry.entry.dtype));
+    fingerprint.add(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
     bytes += entry.entry.length;
   }
   const fs::path plain = fs::path(path).lexically_normal();
@@ -215,7 +212,7 @@ Json describe_source(const format::Checkpoint& checkpoint, const std::string& pa
           {"files", directory.files.size()},
           {"arrays", directory.entries.size()},
           {"bytes", bytes},
-          {"hash", hash_text(hash)}};
+          {"hash", hash_text(fingerprint.value())}};
 }
 
 std::string record_text(const Context& context, const Conversion& conversion, const Options& options,

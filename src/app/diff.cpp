@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "compare.h"
+#include "reshard/app/digest.h"
 #include "selection.h"
 
 namespace reshard::app {
@@ -89,8 +90,6 @@ struct Alignment {
   std::vector<DType> a_dtypes, b_dtypes;  ///< of all lines, equal for equal lines
   std::vector<Mismatch> mismatches;
 };
-
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
 
 Alignment align(const Pair& pair) {
   const layout::Canon &a = *pair.a.canon, &b = *pair.b.canon;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "fingerprint.h"
 #include "reshard/repack/digest.h"
 
 namespace reshard::app {
@@ -17,21 +18,20 @@ using Json = nlohmann::ordered_json;
 std::string digest_text(std::uint64_t digest) { return fmt::format("{}:{:016x}", repack::kDigestVersion, digest); }
 
 std::string to_string(const DigestLine& line) {
-  return fmt::format("{}  {}  [{}]", digest_text(line.digest), line.name, fmt::join(line.shape, ","));
+  return fmt::format("{}  {}  {}", digest_text(line.digest), line.name, shape_text(line.shape));
 }
 
+std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
+
 std::uint64_t Digests::total() const {
-  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
-  const auto add = [&](std::string_view text) {
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  };
   // By name: tensors that are carried unchanged come in the order of their files.
   std::vector<std::string> texts;
-  for (const DigestLine& line : lines) texts.push_back(line.name + "\n" + to_string(line) + "\n");
+  for (const DigestLine& line : lines) texts.push_back(line.name + "\n" + to_string(line));
   std::sort(texts.begin(), texts.end());
-  for (const std::string& text : texts) add(text);
-  if (tied_head) add(std::string(kTiedHead) + "\n");
-  return hash;
+  Fingerprint fingerprint;
+  for (const std::string& text : texts) fingerprint.add(text);
+  if (tied_head) fingerprint.add(kTiedHead);
+  return fingerprint.value();
 }
 
 Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,

@@ -35,8 +35,6 @@ struct Reference {
 };
 using References = std::map<std::string, Reference>;
 
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
-
 /// Compares the lines of `digests` with `references`; what is only in the latter is a problem if `all_expected`.
 void compare_lines(const Digests& digests, const References& references, bool all_expected, const std::string& whose,
                    Check& check) {

@@ -72,10 +72,6 @@ Expected<Answer> run_command(const Invocation& invocation, app::Context& context
     }
     case Command::digest: {
       RESHARD_TRY(const app::DigestResult result, app::digest(context, options));
-      if (result.digests.vocabulary_padded) {
-        context.tell(context.note,
-                     "the true vocabulary is unknown: padding rows count as values; --vocab-size N cuts them off");
-      }
       return answer(invocation, result);
     }
     case Command::list:

@@ -22,8 +22,6 @@ std::string describe_mesh(const layout::Mesh& mesh) {
   return text;
 }
 
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
-
 /// 1234567 as "1,234,567".
 std::string with_commas(Index number) {
   std::string text = std::to_string(number);
@@ -137,7 +135,7 @@ std::string describe(const app::InspectResult& result) {
   TextTable arrays("lllrl");
   arrays.add({"array", "dtype", "shape", "bytes", "file"});
   for (const app::ArrayLine& array : result.arrays) {
-    arrays.add({array.name, std::string(to_string(array.dtype)), shape_text(array.shape), with_commas(array.bytes),
+    arrays.add({array.name, std::string(to_string(array.dtype)), app::shape_text(array.shape), with_commas(array.bytes),
                 array.file});
   }
   return out + "\n" + arrays.text();
@@ -233,7 +231,7 @@ std::string describe(const app::DiffResult& result) {
   for (const app::LineDifference& line : result.lines) {
     if (line.changed == 0) continue;
     if (!result.within(line)) ++different;
-    table.add({line.name, shape_text(line.shape), small_number(line.max_abs), small_number(line.mean_abs),
+    table.add({line.name, app::shape_text(line.shape), small_number(line.max_abs), small_number(line.mean_abs),
                small_number(line.relative_l2), fmt::format("{:.6f}", line.cosine),
                fmt::format("{:.3g} %", 100 * line.changed_share())});
   }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -22,7 +23,8 @@ Status agree(Comm& comm, Status status) {
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
     const Error error{static_cast<Code>(all[rank][0]), all[rank].substr(1)};
-    return all.size() == 1 ? error : Error(error).at(fmt::format("rank {}", rank));
+    const bool shared = std::all_of(all.begin(), all.end(), [&](const std::string& one) { return one == all[rank]; });
+    return shared ? error : Error(error).at(fmt::format("rank {}", rank));
   }
   return {};
 }

@@ -64,6 +64,7 @@ TEST(Agree, ReturnsTheLowestFailingRanksError) {
     ASSERT_FALSE(all);
     EXPECT_EQ(all.error().code, Code::input);
     EXPECT_EQ(all.error().message, "rank 2: file 2");
+    EXPECT_EQ(comm::agree(comm, usage_error("all")).error().message, "all");
   });
   const auto self = comm::make_self_comm();
   const Status alone = comm::agree(*self, usage_error("no"));

@@ -34,6 +34,8 @@ struct Digests {
 std::string digest_text(std::uint64_t digest);
 /// "rd1:00f1e2d3c4b5a697  attn.q[layer=3]  [4,2,2,4,64]".
 std::string to_string(const DigestLine& line);
+/// "[4,2,2,4,64]".
+std::string shape_text(const Shape& shape);
 inline constexpr const char* kTiedHead = "head = embed";
 
 /// Lines of a checkpoint with the dtypes and digests of a stream, one of each per line; none: the model's dtype, zeros.

@@ -50,7 +50,7 @@ class Comm {
 };
 
 /// Agreement at the end of a phase: if any rank holds an error, all get that of the lowest such rank, with its rank
-/// number in front when there are several ranks. Collective.
+/// number in front unless all ranks say the same. Collective.
 Status agree(Comm& comm, Status status);
 
 /// How this process was started, told from the environment (`get` is std::getenv outside of tests).

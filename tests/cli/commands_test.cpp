@@ -215,6 +215,7 @@ TEST_F(Program, VerifyCastsTheSourceAsTheConversionDid) {
   const ProgramRun wider = succeed("convert " + kModel + " " + path("wide") + " --to hf --dtype fp32");
   EXPECT_EQ(wider.err.find("warning"), std::string::npos) << wider.err;
   EXPECT_EQ(document("digest " + path("wide"))["digests"]["total"], document("digest " + kModel)["digests"]["total"]);
+  EXPECT_TRUE(document("diff " + path("wide") + " " + kModel)["equal"].get<bool>());  // compared as f32
 }
 
 TEST_F(Program, DiffOfEqualCheckpoints) {

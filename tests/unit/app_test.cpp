@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "reshard/app/digest.h"
+#include "reshard/app/document.h"
+#include "src/app/compare.h"
+#include "src/app/selection.h"
+
+namespace reshard::app {
+namespace {
+
+template <class Raw>
+PairSums compare(DType dtype, const std::vector<Raw>& a, const std::vector<Raw>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  return compare_elements(dtype, reinterpret_cast<const std::byte*>(a.data()),
+                          reinterpret_cast<const std::byte*>(b.data()), static_cast<Index>(a.size()));
+}
+
+TEST(CompareElements, SumsOverPairs) {
+  const PairSums sums = compare<float>(DType::f32, {1, 2, -3, 0}, {1, 4, -3, 1});
+  EXPECT_EQ(sums.elements, 4);
+  EXPECT_EQ(sums.changed, 2);
+  EXPECT_EQ(sums.max_abs, 2);
+  EXPECT_EQ(sums.abs, 3);
+  EXPECT_EQ(sums.squares, 5);
+  EXPECT_EQ(sums.a_squares, 14);
+  EXPECT_EQ(sums.b_squares, 27);
+  EXPECT_EQ(sums.products, 18);
+}
+
+TEST(CompareElements, EqualBlocksCountInTheNorms) {
+  std::vector<float> a(5000, 2.0f), b = a;
+  b.back() = 3;
+  const PairSums sums = compare(DType::f32, a, b);
+  EXPECT_EQ(sums.elements, 5000);
+  EXPECT_EQ(sums.changed, 1);
+  EXPECT_EQ(sums.a_squares, 20000);
+  EXPECT_EQ(sums.b_squares, 20005);
+  EXPECT_EQ(sums.products, 20002);
+}
+
+TEST(CompareElements, NanEqualsNanAndNothingElse) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  PairSums sums = compare<float>(DType::f32, {nan, infinity, -0.0f, 1}, {-nan, infinity, 0.0f, 1});
+  EXPECT_EQ(sums.changed, 0);
+  EXPECT_EQ(sums.max_abs, 0);
+  EXPECT_EQ(sums.a_squares, 1);
+  sums = compare<float>(DType::f32, {nan, infinity, infinity}, {1, -infinity, 2});
+  EXPECT_EQ(sums.changed, 3);
+  EXPECT_TRUE(std::isinf(sums.max_abs));
+  EXPECT_EQ(sums.a_squares + sums.b_squares + sums.squares, 0);
+}
+
+TEST(CompareElements, KnowsEveryDTypeOfWholeBytes) {
+  EXPECT_EQ(compare<std::uint16_t>(DType::bf16, {0x3F80}, {0x4000}).max_abs, 1);
+  EXPECT_EQ(compare<std::uint16_t>(DType::f16, {0x3C00}, {0x4000}).max_abs, 1);
+  EXPECT_EQ(compare<std::uint8_t>(DType::f8_e4m3, {0x38}, {0x40}).max_abs, 1);
+  EXPECT_EQ(compare<std::uint8_t>(DType::f8_e5m2, {0x3C}, {0x40}).max_abs, 1);
+  EXPECT_EQ(compare<std::uint8_t>(DType::f8_e8m0, {0x7F}, {0x80}).max_abs, 1);
+  EXPECT_EQ(compare<double>(DType::f64, {1.5}, {2.0}).max_abs, 0.5);
+  EXPECT_EQ(compare<std::int8_t>(DType::i8, {-1}, {1}).max_abs, 2);
+  EXPECT_EQ(compare<std::int64_t>(DType::i64, {-5}, {5}).max_abs, 10);
+  EXPECT_EQ(compare<std::uint8_t>(DType::boolean, {0}, {1}).changed, 1);
+  EXPECT_EQ(compare<std::uint64_t>(DType::c64, {1, 2}, {1, 2}).elements, 2 * 2);
+}
+
+TEST(Document, PutsSimpleThingsOnOneLine) {
+  const nlohmann::ordered_json document = {
+      {"name", "x"}, {"numbers", {1, 2}}, {"rows", {{{"a", 1}, {"shape", {2, 3}}}, {{"a", 2}, {"shape", {4}}}}}};
+  const std::string text = document_text(document);
+  EXPECT_EQ(text,
+            "{\n  \"name\": \"x\",\n  \"numbers\": [1,2],\n  \"rows\": [\n    {\"a\":1,\"shape\":[2,3]},\n"
+            "    {\"a\":2,\"shape\":[4]}\n  ]\n}\n");
+  EXPECT_EQ(nlohmann::ordered_json::parse(text), document);
+}
+
+TEST(Selection, ExcludeWinsOverInclude) {
+  Options options;
+  EXPECT_TRUE(is_chosen("a.b", options));
+  options.include = {"a.*", "c"};
+  EXPECT_TRUE(is_chosen("a.b", options));
+  EXPECT_TRUE(is_chosen("c", options));
+  EXPECT_FALSE(is_chosen("d", options));
+  options.exclude = {"*.b"};
+  EXPECT_FALSE(is_chosen("a.b", options));
+}
+
+TEST(Digests, AreToldInOneLine) {
+  const DigestLine line{"attn.q[layer=3]", {4, 2}, DType::bf16, 0x12ab};
+  EXPECT_EQ(to_string(line), "rd1:00000000000012ab  attn.q[layer=3]  [4,2]");
+  Digests a;
+  a.lines = {line, {"norm", {8}, DType::bf16, 1}};
+  Digests b = a;
+  std::swap(b.lines[0], b.lines[1]);
+  EXPECT_EQ(a.total(), b.total());
+  b.lines[0].digest = 2;
+  EXPECT_NE(a.total(), b.total());
+}
+
+}  // namespace
+}  // namespace reshard::app

@@ -103,7 +103,9 @@ TEST_F(Refusals, Sources) {
 
 TEST_F(Refusals, FailuresWhileRunningLeaveNothing) {
   const std::vector<std::tuple<std::string, int, std::string>> faults = {
-      {"write:ENOSPC@100000", 4, "No space left"}, {"write:EIO@0", 4, "out"}, {"read:EIO@100000", 3, "tensors lm_head.weight to "}};
+      {"write:ENOSPC@100000", 4, "No space left"},
+      {"write:EIO@0", 4, "out"},
+      {"read:EIO@100000", 3, "tensors lm_head.weight to "}};
   for (const auto& [fault, status, part] : faults) {
     for (const int ranks : {1, 3}) {
       const std::string line = refuse("convert " + kModel + " " + path("out") + " --to nanotron", status, ranks,

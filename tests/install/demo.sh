@@ -18,7 +18,7 @@ rm -rf "$work"
 mkdir -p "$work"
 
 say "the source: a Llama with 4 layers, 8 heads, 4 kv heads and 259 tokens in one safetensors file"
-run "$reshard" inspect "$model"
+run "$reshard" inspect "$model" | sed '/^array /,$d'
 
 say "Hugging Face -> Nanotron, TP 2 x PP 2, on 4 ranks (the vocabulary is padded to 260, a multiple of TP)"
 run mpirun -n 4 "$reshard" convert "$model" "$work/nanotron" --to nanotron --tp 2 --pp 2

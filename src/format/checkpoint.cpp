@@ -30,15 +30,26 @@ struct Location {
   std::string path, format;
 };
 
-// A path that exists, or a snapshot in the Hugging Face cache; and the format there.
-Expected<Location> locate(const std::string& path, const SourceOptions& options) {
-  Location location{path, options.from};
+// A path that exists, or the snapshot of that name in the Hugging Face cache.
+Expected<std::string> find_path(const std::string& path) {
   std::error_code ignored;
-  if (!fs::exists(path, ignored)) {
-    const auto name = parse_hub_name(path);
-    if (!name) return input_error(path + ": no such file or folder");
-    RESHARD_TRY(location.path, find_snapshot(*name, hub_cache()));
-  }
+  if (fs::exists(path, ignored)) return path;
+  const auto name = parse_hub_name(path);
+  if (!name) return input_error(path + ": no such file or folder");
+  return find_snapshot(*name, hub_cache());
+}
+
+Expected<std::string> find_option_path(const std::string& option, const std::string& path) {
+  if (path.empty()) return path;
+  auto found = find_path(path);
+  if (!found) return std::move(found).error().at(option);
+  return found;
+}
+
+// The path to read, and the format there.
+Expected<Location> locate(const std::string& path, const SourceOptions& options) {
+  Location location{"", options.from};
+  RESHARD_TRY(location.path, find_path(path));
   while (location.path.size() > 1 && location.path.back() == '/') location.path.pop_back();
   if (location.format.empty()) {
     RESHARD_TRY(location.format, detect_format(location.path));
@@ -204,18 +215,25 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
 
 }  // namespace
 
-Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options,
-                                     const model::Library& library, comm::Comm& comm) {
-  if (path.starts_with(kSynthetic)) return open_synthetic(path.substr(kSynthetic.size()), options, library);
+Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& asked, const model::Library& library,
+                                     comm::Comm& comm) {
+  if (path.starts_with(kSynthetic)) return open_synthetic(path.substr(kSynthetic.size()), asked, library);
   RESHARD_TRY(const std::string located, from_root(comm, [&]() -> Expected<std::string> {
-                RESHARD_TRY(const Location location, locate(path, options));
+                RESHARD_TRY(const Location location, locate(path, asked));
                 Packer packer;
                 packer.text(location.path);
                 packer.text(location.format);
+                RESHARD_TRY(const std::string config, find_option_path("--config-from", asked.config_from));
+                RESHARD_TRY(const std::string tokenizer, find_option_path("--tokenizer-from", asked.tokenizer_from));
+                packer.text(config);
+                packer.text(tokenizer);
                 return packer.take();
               }));
   Unpacker unpacker(located);
   const std::string folder = unpacker.text(), name = unpacker.text();
+  SourceOptions options = asked;
+  options.config_from = unpacker.text();
+  options.tokenizer_from = unpacker.text();
   Checkpoint checkpoint;
   checkpoint.follow = options.follow;
   checkpoint.format = find(name, library);

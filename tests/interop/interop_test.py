@@ -337,13 +337,19 @@ class Compat(Case):
 
     def test_nanotron_commands(self):
         scripts = ROOT / "launch" / "compat"
-        run = {"RESHARD": f"mpirun -n 2 {PROGRAM}"}
+        snapshot = self.work / "hub" / "models--org--name" / "snapshots" / "1"
+        snapshot.mkdir(parents=True)
+        (snapshot / "tokenizer.json").write_text("{}")
+        (self.work / "hub" / "models--org--name" / "refs").mkdir()
+        (self.work / "hub" / "models--org--name" / "refs" / "main").write_text("1")
+        run = {"RESHARD": f"mpirun -n 2 {PROGRAM}", "HF_HUB_CACHE": str(self.work / "hub")}
         self.run_program([sys.executable, scripts / "convert_hf_to_nanotron.py", f"--checkpoint_path={hf('llama-mha')}", "--save_path",
                           self.work / "nt", "--tp", "2"], **run)  # fmt: skip
         done = self.run_program([sys.executable, scripts / "convert_nanotron_to_hf.py", "--checkpoint_path", self.work / "nt", "--save_path",
-                                 self.work / "hf", "--config_cls", "LlamaConfig", "--vocab_size", "259"], **run)  # fmt: skip
+                                 self.work / "hf", "--config_cls", "LlamaConfig", "--tokenizer_name", "org/name", "--vocab_size", "259"], **run)  # fmt: skip
         self.assertTrue(done.stderr.startswith(f"+ {run['RESHARD']} convert "), done.stderr)
         self.assert_same(read(self.work / "hf"), read(hf("llama-mha")))
+        self.assertEqual((self.work / "hf" / "tokenizer.json").read_text(), "{}")
 
     def test_example_jobs(self):
         for path in sorted((ROOT / "configs" / "jobs").glob("*.json")):

@@ -221,9 +221,15 @@ double Plan::State::amplification() const {
 }
 
 Status Plan::State::fit() {
+  // A rank's first read and last write overlap with nothing: small jobs take small rounds.
+  const Sizes& sizes = inputs.sizes;
+  const Index largest = std::clamp(target_bytes / options.ranks / 64, std::min(sizes.round, 4 * kMiB), sizes.round);
+  std::vector<Index> attempts;
+  for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) attempts.push_back(bytes);
+  attempts.push_back(sizes.smallest_round);
   Index smallest = 0;
   for (const bool by_force : {false, true}) {
-    for (Index bytes = inputs.sizes.round; bytes >= inputs.sizes.smallest_round; bytes /= 4) {
+    for (const Index bytes : attempts) {
       build(bytes, by_force);
       const Index fixed = plan_bytes() + options.table_bytes;
       for (depth = 4; depth >= 2; --depth) {

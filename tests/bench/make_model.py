@@ -16,7 +16,7 @@ def main():
     parser.add_argument("kind", choices=["dense", "moe"])
     parser.add_argument("--build", default="build/release", help="folder of the built programs (%(default)s)")
     parser.add_argument("--dir", type=pathlib.Path, default=pathlib.Path("."), help="where to make the folder (%(default)s)")
-    parser.add_argument("--gb", type=float, default=3.5, help="size, 10^9 bytes (%(default)s)")
+    parser.add_argument("--gb", type=float, default=4, help="size, 10^9 bytes (%(default)s)")
     options = parser.parse_args()
     print(bench.make_model(bench.Program(options.build), options.dir, options.kind, options.gb))
 

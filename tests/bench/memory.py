@@ -18,7 +18,7 @@ NANOTRON = ["--to", "nanotron", "--tp", "4", "--pp", "2"]
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     bench.add_options(parser, 4)
-    parser.add_argument("--budget-mib", type=int, default=512, help="--memory-budget of each rank (%(default)s)")
+    parser.add_argument("--budget-mib", type=int, default=256, help="--memory-budget of each rank (%(default)s)")
     options = parser.parse_args()
     program = bench.Program(options.build)
     report = bench.Report("memory", [

@@ -230,10 +230,9 @@ class Buffer {
 double run_once(const std::string& src, const std::vector<File>& src_files, const std::string& dst,
                 const std::vector<File>& dst_files, const Setting& setting) {
   const std::vector<Piece> reads = cut(src_files, setting.block_bytes), writes = cut(dst_files, setting.block_bytes);
+  const auto start = std::chrono::steady_clock::now();
   std::vector<Buffer> buffers;
   for (int t = 0; t < setting.threads; ++t) buffers.emplace_back(setting.block_bytes);
-
-  const auto start = std::chrono::steady_clock::now();
   std::set<std::string> folders{fs::path(dst).parent_path()};
   for (const File& file : dst_files) {
     for (fs::path at = fs::path(path_of(dst, file)).parent_path(); at.string().size() >= dst.size();

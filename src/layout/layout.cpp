@@ -119,6 +119,7 @@ Expected<Layout> Layout::predict(std::shared_ptr<const Canon> canon, Table table
     }
   }
   RESHARD_CHECK(layout.enumerate(0, static_cast<std::uint32_t>(layout.rules_.size()), -1, -1, dtype));
+  RESHARD_CHECK(layout.find_repeated());
 
   std::vector<bool> held(layout.canon_->tensors().size(), false);
   for (const RuleData& rule : layout.rules_) {
@@ -159,7 +160,7 @@ Status Layout::prepare_rule(std::uint32_t r) {
       data.tensors.push_back(static_cast<std::uint32_t>(t));
     }
   }
-  if (data.tensors.empty()) return {};
+  if (data.tensors.empty() && rule.buffer.empty()) return {};
   if (!missing.empty())
     return usage_error(fmt::format("the model has no tensor {}, which the array holds a part of", missing.front()));
   for (const std::string& condition : rule.where) {
@@ -167,7 +168,7 @@ Status Layout::prepare_rule(std::uint32_t r) {
     RESHARD_TRY(const bool there, holds(condition, scope_));
     if (!there) {
       data.tensors.clear();
-      return {};
+      return {};  // without a cut, enumerate() passes it over
     }
   }
 
@@ -413,7 +414,7 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
     }
     const ArrayRule& rule = table_.rules[r];
     RuleData& data = rules_[r];
-    bool there = !data.tensors.empty();
+    bool there = !data.cuts.empty();
     for (const std::uint32_t tensor : data.tensors) {
       if (layer < 0) break;
       const std::vector<Index>& layers = canon_->tensors()[tensor].layers;
@@ -434,11 +435,35 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
       array.dtype = rule.dtype.empty() ? dtype : parse_dtype(rule.dtype).value_or(dtype);
       for (std::uint32_t c = 0; c < data.cuts.size(); ++c) {
         array.cut = c;
+        if (rule.alias >= 0 || !rule.buffer.empty()) {
+          extras_.push_back({array, arrays_.size(), -1});
+          continue;
+        }
         data.arrays.push_back(static_cast<std::uint32_t>(arrays_.size()));
         arrays_.push_back(array);
       }
     }
     ++r;
+  }
+  return {};
+}
+
+// Which array does each alias repeat? The one of the same layer, expert and coordinates.
+Status Layout::find_repeated() {
+  for (Extra& extra : extras_) {
+    const ArrayRule& rule = table_.rules[extra.array.rule];
+    if (rule.alias < 0) continue;
+    const RuleData& repeated = rules_[static_cast<std::size_t>(rule.alias)];
+    for (const std::uint32_t a : repeated.arrays) {
+      const Array& array = arrays_[a];
+      if (array.layer == extra.array.layer && array.expert == extra.array.expert && array.cut == extra.array.cut) {
+        extra.repeats = a;
+      }
+    }
+    if (extra.repeats < 0) {
+      return usage_error(
+          fmt::format("format {}, array {}: the array that it repeats is not there", table_.format, rule.array));
+    }
   }
   return {};
 }

@@ -74,6 +74,7 @@ Status check_axes(const layout::ArrayRule& rule, const Json& family, const Names
     return 1;
   };
   RESHARD_TRY(const layout::Expansion expansion, layout::expand(rule.view, rule.tensor, known));
+  if (!rule.buffer.empty()) return {};  // no tensor to cover
   std::set<std::string> fixed;
   for (const std::string& name : layout::names_in(rule.array)) fixed.insert(name.substr(0, name.find('.')));
   for (const layout::Term& term : expansion.terms) {
@@ -122,10 +123,28 @@ Status check_shards(const layout::ArrayRule& rule, const layout::Table& table, c
   return {};
 }
 
-Expected<layout::ArrayRule> make_rule(const Json& json, const Json& family, const Json& format,
-                                      const layout::Table& table, const Names& names) {
+// Number of the rule that an alias names.
+Expected<int> find_rule(const layout::Table& table, const std::string& array) {
+  const auto& rules = table.rules;
+  const auto found = std::find_if(rules.begin(), rules.end(), [&](const auto& rule) { return rule.array == array; });
+  if (found == rules.end()) return usage_error(fmt::format("alias: there is no array {} above", array));
+  return static_cast<int>(found - rules.begin());
+}
+
+Expected<layout::ArrayRule> make_rule(Json json, const Json& family, const Json& format, const layout::Table& table,
+                                      const Names& names) {
   layout::ArrayRule rule;
   rule.array = json.at("array").get<std::string>();
+  rule.buffer = text_of(json, "buffer");
+  if (json.contains("alias")) {
+    RESHARD_TRY(rule.alias, find_rule(table, text_of(json, "alias")));
+    const layout::ArrayRule& repeated = table.rules[static_cast<std::size_t>(rule.alias)];
+    rule.shards = repeated.shards;
+    json["tensor"] = repeated.tensor;
+    json["view"] = repeated.view_text;
+    json["stage"] = repeated.stage;
+    json["dtype"] = repeated.dtype;
+  }
   rule.entry = json.contains("entry") ? text_of(json, "entry") : text_of(format, "entry");
   rule.tensor = text_of(json, "tensor");
   rule.view_text = json.at("view").get<std::string>();
@@ -216,6 +235,7 @@ Expected<layout::Table> make_table(const Json& family, const Json& format, const
 std::string find_homeless(const Json& family, const layout::Table& table) {
   std::set<std::string> held;
   for (const layout::ArrayRule& rule : table.rules) {
+    if (rule.alias >= 0 || !rule.buffer.empty()) continue;
     const auto expansion =
         layout::expand(rule.view, rule.tensor, [](const std::string&) -> Expected<Index> { return 1; });
     for (const layout::Term& term : expansion->terms) held.insert(term.tensor);

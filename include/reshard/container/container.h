@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,9 +27,12 @@ struct Entry {
 
 /// What a file says about itself, before a byte of data is read.
 struct FileDirectory {
-  std::vector<Entry> entries;                   ///< in the order of their extents, which are disjoint and in the file
-  std::map<std::string, std::string> metadata;  ///< safetensors __metadata__; HDF5 root attributes
-  std::map<std::string, std::string> files;     ///< side files that travel inside (HDF5 /files/)
+  /// In the order of their extents, which are in the file and disjoint; those of a torch file may share bytes.
+  std::vector<Entry> entries;
+  /// safetensors __metadata__; HDF5 root attributes; what a torch pickle holds beside tensors: number, text and the
+  /// like as JSON, by its keys joined with dots.
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> files;         ///< side files that travel inside (HDF5 /files/)
   std::map<std::string, std::string> item_digests;  ///< the texts that finish() stored, by entry (HDF5)
 };
 
@@ -36,6 +40,9 @@ struct FileDirectory {
 struct Segment {
   Index offset = 0;
   std::string bytes;
+  std::shared_ptr<const std::string> shared = nullptr;  ///< instead of `bytes`: content that several segments have
+
+  std::string_view text() const { return shared ? std::string_view(*shared) : std::string_view(bytes); }
 };
 
 /// A target file to be: what goes in, in order.
@@ -45,9 +52,13 @@ struct FileSpec {
     DType dtype;
     Shape shape;
     Index digest_bytes = 0;  ///< exact length of the text that finish() will store with the item, if the container can
+    std::int64_t repeats = -1;  ///< item before or behind whose extent this one shares, if the container can
+    std::shared_ptr<const std::string> content = nullptr;  ///< bytes of a buffer, known beforehand
   };
   std::vector<Item> items;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> metadata;  ///< of a torch file: JSON texts beside the dictionary called `under`
+  std::string root = "archive";                 ///< torch: folder inside the archive, as a rule the file name's stem
+  std::string under;                            ///< torch: key below which the dictionary of arrays lies; empty: none
   bool write_empty_metadata =
       false;  ///< safetensors: "__metadata__":{} where there is none (Nanotron's loader wants it)
   std::map<std::string, std::string> files;  ///< side files that the container carries, by relative path
@@ -65,6 +76,8 @@ class Container {
  public:
   virtual ~Container() = default;
   virtual std::string_view name() const = 0;
+  /// Can two items share an extent? Then the extras of a layout (tied names, buffers) are written too.
+  virtual bool shares_extents() const { return false; }
   /// Reads headers only. `path` names the file in errors. Errors (input) name the file, and
   /// tensor and byte where there are some; a file of another kind is called what it seems to be. Local, thread-safe.
   virtual Expected<FileDirectory> read_directory(io::Source& source, const std::string& path) const = 0;

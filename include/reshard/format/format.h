@@ -86,10 +86,13 @@ struct TargetChoice {
   layout::Scope options;
 };
 
+/// In place of an array of the layout: the item is one of its extras.
+inline constexpr std::uint32_t kExtra = 0xffffffff;
+
 /// A target file: which arrays of the layout go in, in order, and what else.
 struct TargetFile {
   std::string path;                   ///< relative; "" if the target is one file
-  std::vector<std::uint32_t> arrays;  ///< of the layout, in the order of spec.items
+  std::vector<std::uint32_t> arrays;  ///< of the layout (or kExtra), in the order of spec.items
   container::FileSpec spec;
 };
 

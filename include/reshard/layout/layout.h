@@ -37,6 +37,14 @@ struct Array {
   DType dtype = DType::bf16;
 };
 
+/// An array that holds no weight of its own: another name for an array (tied weights), or a buffer of known content.
+/// Written where the container has a place for it, not missed where it is absent.
+struct Extra {
+  Array array;
+  std::size_t before = 0;     ///< array of the layout that follows it in writing order
+  std::int64_t repeats = -1;  ///< array whose content it has; -1 for a buffer
+};
+
 /// How one mesh coordinate of one rule cuts its arrays: the same for all layers and experts.
 struct Cut {
   std::vector<Index> coords;  ///< one per mesh dim of the table; 0 where the dim does not tell these arrays apart
@@ -87,6 +95,7 @@ class Layout {
   const Placement& placement() const { return placement_; }
   const std::vector<Array>& arrays() const { return arrays_; }
   void set_dtype(std::uint32_t array, DType dtype) { arrays_[array].dtype = dtype; }
+  const std::vector<Extra>& extras() const { return extras_; }  ///< in writing order
 
   const ArrayRule& rule(const Array& array) const { return table_.rules[array.rule]; }
   const Cut& cut(const Array& array) const { return rules_[array.rule].cuts[array.cut].cut; }
@@ -134,6 +143,7 @@ class Layout {
 
   Status prepare_rule(std::uint32_t rule);
   Expected<CutData> make_cut(const ArrayRule& rule, const std::vector<Index>& coords) const;
+  Status find_repeated();
   Status enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype);
   std::string filled(const std::string& pattern, const Array& array) const;
   static void cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>& pieces);
@@ -147,6 +157,7 @@ class Layout {
   std::vector<Index> mesh_sizes_;  // of table_.mesh_dims
   std::vector<RuleData> rules_;
   std::vector<Array> arrays_;
+  std::vector<Extra> extras_;
 };
 
 }  // namespace reshard::layout

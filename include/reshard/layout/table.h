@@ -38,6 +38,10 @@ struct ArrayRule {
   std::vector<std::string> where;  ///< conditions: which members exist
   std::string stage;               ///< pipeline slot of arrays without a layer axis ("embed", "head", ...)
   std::string dtype;               ///< fixed dtype (a safetensors name); empty: that of the model
+  /// Rule whose arrays these ones repeat under another name (tied weights): they share its extents where the container
+  /// can do that, and are no arrays of the layout but extras. -1: none.
+  int alias = -1;
+  std::string buffer;  ///< named C++ function that makes the content of an array without weights; an extra as well
 };
 
 /// What a format demands, refused before reading; the text names the rule.

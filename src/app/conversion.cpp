@@ -88,7 +88,7 @@ Status make_room_for_record(const Context& context, const Options& options, Conv
     file.spec.files[kRecordName] = record_text(context, conversion, options, 0, conversion.digests({}));
     RESHARD_TRY(target.images[f], container->lay_out(file.spec));
     for (std::size_t i = 0; i < file.arrays.size(); ++i) {
-      target.offset_of_array[file.arrays[i]] = target.images[f].offsets[i];
+      if (file.arrays[i] != format::kExtra) target.offset_of_array[file.arrays[i]] = target.images[f].offsets[i];
     }
   }
   return {};
@@ -142,7 +142,7 @@ std::vector<plan::TargetFile> Conversion::target_files() const {
   std::vector<plan::TargetFile> files;
   for (const container::FileImage& image : target.images) {
     plan::TargetFile file{image.size, {}};
-    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.bytes});
+    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.text()});
     files.push_back(std::move(file));
   }
   return files;
@@ -161,6 +161,7 @@ std::map<std::string, std::string> Conversion::item_digests(std::size_t file, co
   std::map<std::string, std::string> texts;
   const format::TargetFile& target_file = target.files[file];
   for (std::size_t i = 0; i < target_file.arrays.size(); ++i) {
+    if (target_file.arrays[i] == format::kExtra) continue;
     texts[target_file.spec.items[i].name] = item_digest(digests, *target.layout, target_file.arrays[i]);
   }
   return texts;

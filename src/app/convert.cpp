@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "conversion.h"
+#include "extent_crcs.h"
 #include "reshard/app/document.h"
 #include "reshard/exec/file_sink.h"
 #include "reshard/job/claim.h"
@@ -47,7 +48,8 @@ Status copy_file(const std::string& src, const std::string& dst) {
 /// Writes what depends on the data and what is no tensor, and syncs it. Local, after every rank has synced and closed
 /// the files.
 Status finish_files(const Context& context, const Options& options, const Conversion& conversion,
-                    std::uint64_t plan_hash, const Digests& digests, const std::string& partial) {
+                    std::uint64_t plan_hash, const Digests& digests,
+                    const std::vector<std::vector<std::uint32_t>>& crcs, const std::string& partial) {
   const format::Target& target = conversion.target;
   const container::Container* container = container::find(target.layout->table().container);
   const std::string record = record_text(context, conversion, options, plan_hash, digests);
@@ -56,7 +58,7 @@ Status finish_files(const Context& context, const Options& options, const Conver
     container::FileSpec spec = target.files[f].spec;
     if (target.format->one_file()) spec.files[kRecordName] = record;
     RESHARD_TRY(const std::vector<container::Segment> segments,
-                container->finish(spec, target.images[f], conversion.item_digests(f, digests)));
+                container->finish(spec, target.images[f], {conversion.item_digests(f, digests), crcs[f]}));
     if (segments.empty()) continue;
     RESHARD_TRY(const std::unique_ptr<io::Target> file, io::open_target(path, target.images[f].size, {}));
     for (const container::Segment& segment : segments) {
@@ -111,7 +113,10 @@ std::vector<exec::FileSink::File> sink_files(const Conversion& conversion, const
   std::vector<exec::FileSink::File> files;
   for (std::uint32_t f = 0; f < conversion.target.files.size(); ++f) {
     exec::FileSink::File file{
-        path_below(partial, conversion.target.files[f].path), conversion.target.images[f].size, {}};
+        path_below(partial, conversion.target.files[f].path), conversion.target.images[f].size, {}, {}};
+    for (const container::Extent& extent : conversion.target.images[f].checked) {
+      file.checked.push_back({extent.offset, extent.offset + extent.length});
+    }
     for (Index span = 0; span * plan::kSpanBytes < file.size; ++span) {
       if (plan.owner(f, span) == rank) file.spans.push_back(span);
     }
@@ -127,6 +132,7 @@ Status append(job::Journal& journal, const std::vector<exec::DurableSpan>& spans
     record.file = span.file;
     record.span = static_cast<std::uint32_t>(span.span);
     for (const auto& line : span.lines) record.lines.push_back({line.line, line.digest});
+    for (const auto& crc : span.crcs) record.crcs.push_back({crc.extent, crc.length, crc.crc});
     records.push_back(std::move(record));
   }
   return journal.append(records);
@@ -134,7 +140,7 @@ Status append(job::Journal& journal, const std::vector<exec::DurableSpan>& spans
 
 /// Streams into the partial output. Collective.
 Expected<Streamed> stream_to_files(Context& context, const Conversion& conversion, const plan::Plan& plan,
-                                   const Output& output) {
+                                   const Output& output, TargetCrcs& crcs) {
   const int rank = context.comm.rank();
   std::optional<job::Journal> journal;
   exec::FileSink::Options options;
@@ -143,7 +149,10 @@ Expected<Streamed> stream_to_files(Context& context, const Conversion& conversio
     RESHARD_TRY(journal, job::Journal::create(output.journal, fmt::format("rank-{:05}", rank), hash_text(plan.hash())));
     return {};
   }()));
-  options.durable = [&](const std::vector<exec::DurableSpan>& spans) { return append(*journal, spans); };
+  options.durable = [&](const std::vector<exec::DurableSpan>& spans) {
+    crcs.add(spans);
+    return append(*journal, spans);
+  };
   exec::FileSink sink(sink_files(conversion, plan, rank, output.partial), options);
   return run_stream(context, plan, {&conversion.checkpoint}, sink);
 }
@@ -178,12 +187,16 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
   }
 
   RESHARD_TRY(Output output, claim_output(context, options, *conversion, result.plan_hash));
-  Expected<Streamed> streamed = stream_to_files(context, *conversion, plan, output);
+  TargetCrcs written;
+  Expected<Streamed> streamed = stream_to_files(context, *conversion, plan, output, written);
   Status status = streamed ? Status{} : Status{streamed.error()};
   if (status) {
     result.digests = conversion->digests(streamed->digests);
-    if (comm.rank() == 0) {
-      status = finish_files(context, options, *conversion, result.plan_hash, result.digests, output.partial);
+    const auto crcs = written.join(comm, conversion->target.images);
+    if (!crcs) {
+      status = crcs.error();
+    } else if (comm.rank() == 0) {
+      status = finish_files(context, options, *conversion, result.plan_hash, result.digests, *crcs, output.partial);
     }
     status = comm::agree(comm, std::move(status));
   }
@@ -202,8 +215,8 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     Json report = to_json(result);
     report["command_line"] = context.command;
     report["reshard_version"] = context.version;
-    const Status written = io::write_text(path, document_text(report));
-    if (!written) context.tell(context.warning, written.error().message);
+    const Status reported = io::write_text(path, document_text(report));
+    if (!reported) context.tell(context.warning, reported.error().message);
   }
   return result;
 }

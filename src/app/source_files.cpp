@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "swapped_source.h"
+
 namespace reshard::app {
 namespace {
 
@@ -12,6 +14,25 @@ std::string path_in(const format::Directory& directory, std::uint32_t file) {
   const std::string& relative = directory.files[file];
   return relative.empty() ? directory.root : directory.root + "/" + relative;
 }
+
+/// A source file whose bytes are compared with the CRCs that it states.
+class WatchedSource : public io::Source {
+ public:
+  WatchedSource(std::unique_ptr<io::Source> inner, SourceCrcs& crcs, std::uint32_t file)
+      : inner_(std::move(inner)), crcs_(crcs), file_(file) {}
+
+  Index size() const override { return inner_->size(); }
+  Status read_at(std::span<std::byte> into, Index offset) override {
+    RESHARD_CHECK(inner_->read_at(into, offset));
+    crcs_.add(file_, offset, into);
+    return {};
+  }
+
+ private:
+  std::unique_ptr<io::Source> inner_;
+  SourceCrcs& crcs_;
+  std::uint32_t file_;
+};
 
 /// A source file whose errors name the tensors that were being read.
 class NamingSource : public io::Source {
@@ -44,7 +65,7 @@ class NamingSource : public io::Source {
 }  // namespace
 
 CheckpointFiles::CheckpointFiles(std::vector<const format::Checkpoint*> checkpoints)
-    : checkpoints_(std::move(checkpoints)), first_file_{0}, modes_(checkpoints_.size()) {
+    : checkpoints_(std::move(checkpoints)), first_file_{0}, modes_(checkpoints_.size()), crcs_(checkpoints_) {
   for (const format::Checkpoint* checkpoint : checkpoints_) {
     first_file_.push_back(first_file_.back() + static_cast<std::uint32_t>(checkpoint->probe.directory.files.size()));
   }
@@ -75,6 +96,10 @@ Expected<std::shared_ptr<io::Source>> CheckpointFiles::open(std::uint32_t file) 
   RESHARD_TRY(std::unique_ptr<io::Source> source,
               format::open_source_file(*checkpoints_[place.checkpoint], place.file, modes_[place.checkpoint]));
   const format::Directory& directory = checkpoints_[place.checkpoint]->probe.directory;
+  if (crcs_.watches(file)) source = std::make_unique<WatchedSource>(std::move(source), crcs_, file);
+  if (place.file < directory.big_endian.size() && directory.big_endian[place.file]) {
+    source = make_swapped_source(std::move(source), directory, place.file);
+  }
   recent_.emplace_front(file, std::make_shared<NamingSource>(std::move(source), directory, place.file));
   by_file_[file] = recent_.begin();
   if (recent_.size() > kMaxOpenFiles) {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "extent_crcs.h"
 #include "reshard/exec/executor.h"
 #include "reshard/format/format.h"
 
@@ -25,6 +26,8 @@ class CheckpointFiles : public exec::SourceFiles {
 
   Expected<std::shared_ptr<io::Source>> open(std::uint32_t file) override;
   std::string path(std::uint32_t file) const override;
+  /// Compares what was read with the CRCs that the files state. Errors (input): a damaged file. Collective.
+  Status compare_crcs(comm::Comm& comm) const { return crcs_.compare(comm); }
 
  private:
   struct Place {
@@ -36,6 +39,7 @@ class CheckpointFiles : public exec::SourceFiles {
   std::vector<const format::Checkpoint*> checkpoints_;
   std::vector<std::uint32_t> first_file_;  // of each checkpoint, and the total
   std::vector<io::Mode> modes_;
+  SourceCrcs crcs_;
 
   using Open = std::pair<std::uint32_t, std::shared_ptr<io::Source>>;
   std::mutex mutex_;

@@ -252,6 +252,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   const std::unique_ptr<plan::Schedule> schedule = plan.schedule(comm.rank());
   RESHARD_TRY(exec::Outcome outcome, exec::execute(*schedule, files, sink, comm, options));
 
+  RESHARD_CHECK(files.compare_crcs(comm));
   Status unchanged;
   if (comm.rank() == 0) {
     for (const format::Checkpoint* source : sources) {

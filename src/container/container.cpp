@@ -81,7 +81,7 @@ bool is_framed_as_safetensors(std::string_view bytes) {
 }  // namespace
 
 const Container* find(std::string_view name) {
-  for (const Container* container : {&safetensors_container(), &hdf5_container()}) {
+  for (const Container* container : {&safetensors_container(), &hdf5_container(), &torch_container()}) {
     if (container->name() == name) return container;
   }
   return nullptr;

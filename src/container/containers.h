@@ -10,6 +10,7 @@ namespace reshard::container {
 
 const Container& safetensors_container();
 const Container& hdf5_container();
+const Container& torch_container();
 
 inline constexpr std::size_t kMaxNameBytes = 4096;
 inline constexpr std::size_t kMaxDims = 32;

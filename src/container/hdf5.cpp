@@ -37,8 +37,8 @@ class Hdf5 final : public Container {
 
   /// Side files may have got other contents of the same length meanwhile (records that hold digests).
   Expected<std::vector<Segment>> finish(const FileSpec& spec, const FileImage& image,
-                                        const std::map<std::string, std::string>& item_digests) const override {
-    RESHARD_TRY(auto archive, hdf5::build_archive(spec, &item_digests));
+                                        const DataSums& sums) const override {
+    RESHARD_TRY(auto archive, hdf5::build_archive(spec, &sums.item_digests));
     if (archive.size != image.size || archive.offsets != image.offsets)
       return run_error("HDF5: finish() got another spec than lay_out()");
     std::vector<Segment> segments;

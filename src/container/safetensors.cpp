@@ -367,12 +367,12 @@ class Safetensors final : public Container {
     if (auto parsed = parse_header(json, image.size, "a safetensors file cannot hold this"); !parsed) {
       return usage_error(std::move(parsed).error().message);
     }
-    image.segments.push_back({0, encode_length(header_bytes) + json});
+    image.segments.push_back({0, encode_length(header_bytes) + json, nullptr});
     return image;
   }
 
   Expected<std::vector<Segment>> finish(const FileSpec& /*spec*/, const FileImage& /*image*/,
-                                        const std::map<std::string, std::string>& /*item_digests*/) const override {
+                                        const DataSums& /*sums*/) const override {
     return std::vector<Segment>();
   }
 };

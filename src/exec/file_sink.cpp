@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "open_files.h"
+#include "reshard/base/crc32.h"
 
 namespace reshard::exec {
 
@@ -23,13 +24,22 @@ struct FileSink::State {
     for (const File& file : files) spans_left += file.spans.size();
   }
 
+  // A run of bytes of a checked extent, inside one span.
+  struct Part {
+    Index position, length, extent;
+    std::uint32_t crc;
+  };
+
   // A span of which some bytes are written.
   struct Partial {
     Index missing;
     std::map<std::int64_t, std::uint64_t> lines;
+    std::map<Index, Part> parts;  // of checked extents, by position
   };
 
-  Status account(const plan::Round& round, std::size_t write, std::span<const std::uint64_t> digests);
+  Status account(const plan::Round& round, std::size_t write, std::span<const std::byte> bytes,
+                 std::span<const std::uint64_t> digests);
+  std::vector<Part> checked_parts(const plan::Write& write, std::span<const std::byte> bytes) const;
   Status make_durable(std::unique_lock<std::mutex>& lock);
 
   const std::vector<File> files;
@@ -66,19 +76,43 @@ Status FileSink::consume(const plan::Round& round, std::size_t write, std::span<
     RESHARD_TRY(const std::shared_ptr<io::Target> target, state_->open.get(w.file));
     RESHARD_CHECK(target->write_at(bytes, w.offset));
   }
-  return state_->options.durable ? state_->account(round, write, digests) : Status();
+  return state_->options.durable ? state_->account(round, write, bytes, digests) : Status();
+}
+
+// CRCs of what a write brought of checked extents, cut at the ends of spans.
+std::vector<FileSink::State::Part> FileSink::State::checked_parts(const plan::Write& write,
+                                                                  std::span<const std::byte> bytes) const {
+  const auto& checked = files[write.file].checked;
+  std::vector<Part> parts;
+  const Index end = write.offset + write.length;
+  auto extent = std::partition_point(checked.begin(), checked.end(),
+                                     [&](const File::Extent& e) { return e.end <= write.offset; });
+  for (; extent != checked.end() && extent->begin < end; ++extent) {
+    Index at = std::max(write.offset, extent->begin);
+    while (at < std::min(end, extent->end)) {
+      const Index span_end = (at / options.span_bytes + 1) * options.span_bytes;
+      const Index length = std::min({end, extent->end, span_end}) - at;
+      const auto part = bytes.subspan(static_cast<std::size_t>(at - write.offset), static_cast<std::size_t>(length));
+      parts.push_back({at, length, extent - checked.begin(), crc32(0, part)});
+      at += length;
+    }
+  }
+  return parts;
 }
 
 // Books what a write brought; whoever fills up a batch makes it durable.
-Status FileSink::State::account(const plan::Round& round, std::size_t write, std::span<const std::uint64_t> digests) {
+Status FileSink::State::account(const plan::Round& round, std::size_t write, std::span<const std::byte> bytes,
+                                std::span<const std::uint64_t> digests) {
   const plan::Write& w = round.writes[write];
   const Index span_bytes = options.span_bytes;
   const Index size = files[w.file].size;
   const auto at = [&](Index span) -> Partial& {
     const Index length = std::min(span_bytes, size - span * span_bytes);
-    return partial.try_emplace({w.file, span}, Partial{length, {}}).first->second;
+    return partial.try_emplace({w.file, span}, Partial{length, {}, {}}).first->second;
   };
+  const std::vector<Part> parts = checked_parts(w, bytes);
   std::unique_lock lock(mutex);
+  for (const Part& part : parts) at(part.position / span_bytes).parts.emplace(part.position, part);
   // No copy reaches over the end of a span.
   for (std::size_t i = 0; i < round.place.size(); ++i) {
     const plan::Copy& copy = round.place[i];
@@ -91,8 +125,16 @@ Status FileSink::State::account(const plan::Round& round, std::size_t write, std
     Partial& part = at(span);
     part.missing -= std::min(end, (span + 1) * span_bytes) - begin;
     if (part.missing > 0) continue;
-    DurableSpan done{w.file, span, {}};
+    DurableSpan done{w.file, span, {}, {}};
     for (const auto& [line, digest] : part.lines) done.lines.push_back({line, digest});
+    for (const auto& [position, run] : part.parts) {
+      if (done.crcs.empty() || done.crcs.back().extent != run.extent) {
+        done.crcs.push_back({run.extent, run.length, run.crc});
+      } else {
+        DurableSpan::ExtentCrc& joined = done.crcs.back();
+        joined = {run.extent, joined.length + run.length, crc32_join(joined.crc, run.crc, run.length)};
+      }
+    }
     finished.push_back(std::move(done));
     finished_bytes += std::min(span_bytes, size - span * span_bytes);
     partial.erase({w.file, span});

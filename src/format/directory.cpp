@@ -13,7 +13,6 @@ namespace {
 
 constexpr Index kMaxSideFile = 256 * kMiB;
 constexpr std::size_t kMaxThreads = 8;  // a header is a few small reads: latency, not work
-constexpr Index kFirstBytes = 512;
 
 struct Header {
   container::FileDirectory directory;
@@ -26,17 +25,7 @@ Expected<Header> read_header(const container::Container& container, const std::s
   Header header;
   RESHARD_TRY(const auto source, io::open_source(root, relative, follow, {}));
   RESHARD_TRY(header.fingerprint, io::fingerprint(path));
-  auto directory = container.read_directory(*source, path);
-  if (!directory) {
-    std::string begin(static_cast<std::size_t>(std::min(kFirstBytes, source->size())), '\0');
-    if (source->read_at(std::as_writable_bytes(std::span(begin)), 0)) {
-      const std::string foreign = container::describe_foreign(std::as_bytes(std::span(begin)));
-      if (!foreign.empty())
-        return input_error(path + ": expected a " + std::string(container.name()) + " file, found " + foreign);
-    }
-    return std::move(directory).error();
-  }
-  header.directory = *std::move(directory);
+  RESHARD_TRY(header.directory, container.read_directory(*source, path));
   return header;
 }
 
@@ -76,6 +65,13 @@ void pack(std::uint32_t file, const Header& header, Packer& packer) {
   pack(header.directory.metadata, packer);
   pack(header.directory.files, packer);
   pack(header.directory.item_digests, packer);
+  packer.number(header.directory.big_endian ? 1 : 0);
+  packer.number(static_cast<Index>(header.directory.checks.size()));
+  for (const container::FileDirectory::Check& check : header.directory.checks) {
+    packer.number(check.offset);
+    packer.number(check.length);
+    packer.number(static_cast<Index>(check.crc));
+  }
   packer.number(static_cast<Index>(header.directory.entries.size()));
   for (const container::Entry& entry : header.directory.entries) {
     packer.text(entry.name);
@@ -97,6 +93,13 @@ void unpack(Unpacker& unpacker, Directory& directory, std::vector<std::vector<co
   directory.metadata[file] = unpack_texts(unpacker);
   directory.inside.merge(unpack_texts(unpacker));
   directory.item_digests.merge(unpack_texts(unpacker));
+  directory.big_endian[file] = unpacker.number() != 0;
+  directory.checks[file].resize(static_cast<std::size_t>(unpacker.number()));
+  for (container::FileDirectory::Check& check : directory.checks[file]) {
+    check.offset = unpacker.number();
+    check.length = unpacker.number();
+    check.crc = static_cast<std::uint32_t>(unpacker.number());
+  }
   entries[file].resize(static_cast<std::size_t>(unpacker.number()));
   for (container::Entry& entry : entries[file]) {
     entry.name = unpacker.text();
@@ -182,6 +185,8 @@ Expected<Directory> read_directory(const std::string& root, const std::vector<st
   directory.files = files;
   directory.fingerprints.resize(files.size());
   directory.metadata.resize(files.size());
+  directory.checks.resize(files.size());
+  directory.big_endian.resize(files.size());
   std::vector<std::vector<container::Entry>> entries(files.size());
   for (const std::string& message : comm.all_gather(*share)) {
     Unpacker unpacker(message);

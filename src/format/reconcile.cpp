@@ -32,10 +32,10 @@ bool is_float(DType dtype) {
   }
 }
 
-// An absent head is the one omission that a wrong flag explains.
+// An array that another name would replace: a wrong flag about ties is what explains its absence.
 std::string advice(const layout::Layout& layout, const layout::Array& array) {
-  for (const std::uint32_t tensor : layout.tensors(array)) {
-    if (layout.canon().tensors()[tensor].name == "head") {
+  for (const layout::ArrayRule& rule : layout.table().rules) {
+    if (rule.alias >= 0 && rule.array == layout.rule(array).array) {
       return " (tie_word_embeddings is false or absent, so it is not tied silently; if the model is tied, say so "
              "there)";
     }
@@ -71,10 +71,13 @@ Match match(const layout::Layout& layout, const Directory& directory, const Form
     if (found != entries.end()) entries.erase(found);
   }
   const std::vector<std::string>& ignore = layout.table().ignore;
+  std::set<std::string> extras;
+  for (const layout::Extra& extra : layout.extras()) extras.insert(layout.entry(extra.array));
   for (const auto& [name, e] : entries) {
-    const bool ignored = std::any_of(ignore.begin(), ignore.end(), [&, entry = e](const std::string& glob) {
-      return matches_glob(glob, directory.entries[entry].entry.name);
-    });
+    const bool ignored = extras.contains(directory.entries[e].entry.name) ||
+                         std::any_of(ignore.begin(), ignore.end(), [&, entry = e](const std::string& glob) {
+                           return matches_glob(glob, directory.entries[entry].entry.name);
+                         });
     (ignored ? match.ignored : match.unexpected).push_back(e);
   }
   std::sort(match.unexpected.begin(), match.unexpected.end());
@@ -93,6 +96,9 @@ Status compare(const Match& match, const Directory& directory, const std::string
       continue;
     }
     const Directory::Entry& found = directory.entries[match.locations[a]];
+    if (!found.entry.strides.empty() && found.entry.shape == layout.shape(array)) {
+      layout.set_strides(a, found.entry.strides);
+    }
     const std::string where = prefix(directory.files[found.file]);
     if (found.entry.shape != layout.shape(array)) {
       differences.add(fmt::format("{}tensor {} has shape {}, expected {}", where, layout.name(array),

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "detect.h"
+#include "extras.h"
 #include "placement.h"
 #include "probing.h"
 #include "reshard/base/text.h"
@@ -132,6 +133,7 @@ Status lay_out(const container::Container& container, Target& target) {
     const TargetFile& file = target.files[f];
     RESHARD_TRY(container::FileImage image, container.lay_out(file.spec));
     for (std::size_t i = 0; i < file.arrays.size(); ++i) {
+      if (file.arrays[i] == kExtra) continue;
       target.file_of_array[file.arrays[i]] = f;
       target.offset_of_array[file.arrays[i]] = image.offsets[i];
     }
@@ -170,6 +172,7 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   target.layout = std::make_shared<const layout::Layout>(std::move(layout));
 
   RESHARD_TRY(target.files, target.format->files(*target.layout, options));
+  RESHARD_CHECK(add_extras(*target.layout, spec, target.files));
   const SidecarInput input{spec, *target.layout, target.files, options, source.probe.carried, library};
   RESHARD_TRY(target.sidecars, target.format->sidecars(input, target.notes));
   if (target.format->one_file()) {

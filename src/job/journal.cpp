@@ -45,15 +45,22 @@ std::string header(const std::string& plan_hash) { return Json{{"journal", kVers
 std::string to_text(const SpanRecord& record) {
   Json lines = Json::array();
   for (const auto& line : record.lines) lines.push_back({line.line, fmt::format("{:016x}", line.digest)});
-  return Json{{"file", record.file}, {"span", record.span}, {"lines", std::move(lines)}}.dump();
+  Json json{{"file", record.file}, {"span", record.span}, {"lines", std::move(lines)}};
+  for (const auto& crc : record.crcs) json["crcs"].push_back({crc.extent, crc.length, crc.crc});
+  return json.dump();
 }
 
 // The text's CRC was right, so that its form is ours.
 SpanRecord parse_record(const std::string& text) {
   const Json json = Json::parse(text);
-  SpanRecord record{json.at("file").get<std::uint32_t>(), json.at("span").get<std::uint32_t>(), {}};
+  SpanRecord record{json.at("file").get<std::uint32_t>(), json.at("span").get<std::uint32_t>(), {}, {}};
   for (const Json& line : json.at("lines")) {
     record.lines.push_back({line.at(0).get<Index>(), std::stoull(line.at(1).get<std::string>(), nullptr, 16)});
+  }
+  if (json.contains("crcs")) {
+    for (const Json& crc : json.at("crcs")) {
+      record.crcs.push_back({crc.at(0).get<Index>(), crc.at(1).get<Index>(), crc.at(2).get<std::uint32_t>()});
+    }
   }
   return record;
 }

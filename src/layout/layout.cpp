@@ -517,6 +517,13 @@ std::vector<bool> Layout::fusable(std::uint32_t t) const {
   for (const RuleData& rule : rules_) {
     if (std::find(rule.tensors.begin(), rule.tensors.end(), t) == rule.tensors.end() || rule.arrays.empty()) continue;
     const CutData& cut = rule.cuts.front();
+    const bool is_strided =
+        std::any_of(rule.cuts.begin(), rule.cuts.end(), [](const auto& c) { return !c.strides.empty(); });
+    const auto dim_of = [&](const CutTerm::Step& step) {
+      std::size_t d = cut.cut.shape.size();
+      for (Index unit = 1; d > 0 && unit <= step.stride; --d) unit *= cut.cut.shape[d - 1];
+      return d;
+    };
     for (const CutTerm& term : cut.terms) {
       if (term.tensor != static_cast<int>(t)) continue;
       const auto step_of = [&](std::size_t axis) {
@@ -533,6 +540,7 @@ std::vector<bool> Layout::fusable(std::uint32_t t) const {
         if (std::find(rule.sharded_axes.begin(), rule.sharded_axes.end(), inner_name) != rule.sharded_axes.end())
           fuse[a] = false;
         if (outer->stride != inner->size * inner->stride) fuse[a] = false;
+        if (is_strided && (!cut.ranges.empty() || dim_of(*outer) != dim_of(*inner))) fuse[a] = false;
         for (const RangeCut& range : cut.ranges) {
           // A range that is cut inside blocks must not be fused with what counts the blocks.
           if (inner->stride < range.modulus && outer->stride >= range.modulus) fuse[a] = false;
@@ -572,7 +580,53 @@ std::vector<Piece> Layout::fused_pieces(const CutData& cut, std::uint32_t t, con
     if (!empty) pieces.push_back(piece);
   }
   cut_ranges(cut.ranges, pieces);
+  stretch(cut, pieces);
   return pieces;
+}
+
+void Layout::set_strides(std::uint32_t number, const std::vector<Index>& strides) {
+  Array& array = arrays_[number];
+  std::vector<CutData>& cuts = rules_[array.rule].cuts;
+  for (std::uint32_t c = 0; c < cuts.size(); ++c) {
+    if (cuts[c].cut.coords == cuts[array.cut].cut.coords && cuts[c].strides == strides) {
+      array.cut = c;
+      return;
+    }
+  }
+  CutData cut = cuts[array.cut];
+  cut.strides = strides;
+  array.cut = static_cast<std::uint32_t>(cuts.size());
+  cuts.push_back(std::move(cut));
+}
+
+Index Layout::reach(const Array& array) const {
+  const CutData& cut = rules_[array.rule].cuts[array.cut];
+  const Index elements = *num_elements(cut.cut.shape);
+  if (cut.strides.empty() || elements == 0) return elements;
+  Index reach = 1;
+  for (std::size_t d = 0; d < cut.strides.size(); ++d) reach += (cut.cut.shape[d] - 1) * cut.strides[d];
+  return reach;
+}
+
+// From positions in a dense array to those in a storage with other strides. A loop of a piece steps along one
+// dimension.
+void Layout::stretch(const CutData& cut, std::vector<Piece>& pieces) {
+  if (cut.strides.empty()) return;
+  const Shape& shape = cut.cut.shape;
+  const auto map = [&](Index position) {
+    Index stretched = 0, unit = 1;
+    for (std::size_t d = shape.size(); d-- > 0;) {
+      stretched += position / unit % shape[d] * cut.strides[d];
+      unit *= shape[d];
+    }
+    return stretched;
+  };
+  for (Piece& piece : pieces) {
+    piece.offset = map(piece.offset);
+    for (int k = 0; k < piece.rank; ++k) {
+      if (piece.size[k] > 1) piece.stride[k] = map(piece.stride[k]);
+    }
+  }
 }
 
 void Layout::cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>& pieces) {
@@ -662,6 +716,7 @@ std::vector<Piece> Layout::fills(std::uint32_t number) const {
     if (!empty) pieces.push_back(piece);
   }
   cut_ranges(data.ranges, pieces);
+  stretch(data, pieces);
   for (Piece& piece : pieces) piece.array = number;
   return pieces;
 }

@@ -2,7 +2,6 @@
 #include "reshard/layout/strided.h"
 
 #include <algorithm>
-#include <cassert>
 
 namespace reshard::layout {
 namespace {
@@ -58,9 +57,8 @@ void cut(const StridedCopy& copy, const StridedCopy& base, int k, Index begin, I
   }
   if (loop.size == 0) return;
   const Index stride = loop.*Side;
-  if (stride == 0) {
-    assert(loop.size == 1);
-    cut<Side>(copy, base, k + 1, begin, end, parts);
+  if (stride == 0) {  // this loop and the ones inside it stay at one position
+    if (begin <= 0 && end > 0) parts.push_back(slice(copy, base, k, 0, loop.size));
     return;
   }
   // Value v covers [v * stride, v * stride + inner). Wholly inside: begin <= v * stride and v * stride + inner <= end.

@@ -36,10 +36,9 @@ Expected<FileMap> FileMap::make(std::span<const Transfer> transfers, Side side) 
                         layout.name(array), to_string(array.dtype)));
       }
       const Index element = bytes_of(array.dtype);
-      const auto elements = num_elements(layout.shape(array));
-      const auto length = elements ? checked_mul(*elements, element) : std::nullopt;
+      const auto length = checked_mul(layout.reach(array), element);
       if (!length) return usage_error(fmt::format("array {}: its size overflows 64 bits", layout.name(array)));
-      map.stored_[next[places[a].file]++] = {t, a, places[a].offset, places[a].offset + *length, element};
+      map.stored_[next[places[a].file]++] = {t, a, places[a].offset, places[a].offset + *length, 0, element};
     }
   }
   for (std::uint32_t f = 0; f < files; ++f) {
@@ -48,6 +47,8 @@ Expected<FileMap> FileMap::make(std::span<const Transfer> transfers, Side side) 
       return x.begin != y.begin ? x.begin < y.begin : x.end < y.end;
     };
     if (!std::is_sorted(first, last, by_place)) std::sort(first, last, by_place);
+    Index end = 0;
+    for (Stored* stored = first; stored < last; ++stored) stored->end_so_far = end = std::max(end, stored->end);
     for (const Stored* stored = first; side == Side::target && stored + 1 < last; ++stored) {
       if (stored->end <= stored[1].begin) continue;
       const layout::Layout& layout = *transfers[stored->transfer].dst;
@@ -66,13 +67,15 @@ std::span<const FileMap::Stored> FileMap::in_file(std::uint32_t file) const {
 std::span<const FileMap::Stored> FileMap::touching(const Range& range) const {
   const std::span<const Stored> file = in_file(range.file);
   const auto first =
-      std::partition_point(file.begin(), file.end(), [&](const Stored& s) { return s.end <= range.begin; });
+      std::partition_point(file.begin(), file.end(), [&](const Stored& s) { return s.end_so_far <= range.begin; });
   const auto last = std::partition_point(first, file.end(), [&](const Stored& s) { return s.begin < range.end; });
   return {first, last};
 }
 
 Index FileMap::snap(std::uint32_t file, Index at) const {
-  for (const Stored& stored : touching({file, at, at + 1})) at -= (at - stored.begin) % stored.element;
+  for (const Stored& stored : touching({file, at, at + 1})) {
+    if (stored.begin <= at && at < stored.end) at -= (at - stored.begin) % stored.element;
+  }
   return at;
 }
 

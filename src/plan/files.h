@@ -22,6 +22,7 @@ class FileMap {
   struct Stored {
     std::uint32_t transfer, array;
     Index begin, end;  ///< bytes
+    Index end_so_far;  ///< largest end of this one and those before it, which may reach over it in a source
     Index element;     ///< bytes of one
   };
 
@@ -30,7 +31,7 @@ class FileMap {
   /// Errors (usage): a sub-byte dtype, arrays that overlap in a target.
   static Expected<FileMap> make(std::span<const Transfer> transfers, Side side);
 
-  /// Arrays that share a byte with the range.
+  /// Arrays that share a byte with the range; of a source, some beside it too.
   std::span<const Stored> touching(const Range& range) const;
   std::span<const Stored> in_file(std::uint32_t file) const;
   /// The largest position <= `at` that does not split an element.

@@ -278,7 +278,7 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
       for (std::uint32_t a = 0; a < used.size(); ++a) {
         if (!used[a]) continue;
         const layout::Array& array = transfer.src->arrays()[a];
-        const Index bytes = *num_elements(transfer.src->shape(array)) * bytes_of(array.dtype);
+        const Index bytes = transfer.src->reach(array) * bytes_of(array.dtype);
         all.push_back(
             {transfer.src_places[a].file, transfer.src_places[a].offset, transfer.src_places[a].offset + bytes});
       }

@@ -198,7 +198,7 @@ void write_headers(const std::string& folder, const std::string& model, const mo
     std::ofstream out(folder + "/" + target.files[f].path, std::ios::binary);
     for (const container::Segment& segment : target.images[f].segments) {
       out.seekp(segment.offset);
-      out << segment.bytes;
+      out << segment.text();
     }
     out.close();
     std::filesystem::resize_file(folder + "/" + target.files[f].path,
@@ -227,7 +227,7 @@ Json plan_conversion(const model::Library& library, const std::string& folder, c
   std::vector<plan::TargetFile> files;
   for (const container::FileImage& image : target.images) {
     plan::TargetFile file{image.size, {}};
-    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.bytes});
+    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.text()});
     files.push_back(std::move(file));
   }
   plan::Options options;

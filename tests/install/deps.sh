@@ -6,7 +6,7 @@ source "$(dirname "$0")/common.sh"
 
 packages=(
   build-essential ca-certificates cmake git ninja-build pkg-config python3
-  libboost-program-options-dev libfmt-dev libgtest-dev libhdf5-openmpi-dev libopenmpi-dev libyaml-cpp-dev
+  libboost-program-options-dev libfmt-dev libgtest-dev libhdf5-openmpi-dev libisal-dev libopenmpi-dev libyaml-cpp-dev
   nlohmann-json3-dev openmpi-bin zlib1g-dev
 )
 tests=false

@@ -26,7 +26,7 @@ container::FileImage write_archive(const container::FileSpec& spec, const std::m
   const auto write = [&](std::string_view bytes, Index offset) {
     must(target->write_at(std::as_bytes(std::span(bytes)), offset));
   };
-  for (const auto& segment : image.segments) write(segment.bytes, segment.offset);
+  for (const auto& segment : image.segments) write(segment.text(), segment.offset);
   for (std::size_t i = 0; i < spec.items.size(); ++i) {
     std::string data(static_cast<std::size_t>(*num_elements(spec.items[i].shape) * bits_of(spec.items[i].dtype) / 8),
                      '\0');
@@ -34,7 +34,7 @@ container::FileImage write_archive(const container::FileSpec& spec, const std::m
     write(data, image.offsets[i]);
   }
   if (with_finish) {
-    for (const auto& segment : must(hdf5.finish(spec, image, digests))) write(segment.bytes, segment.offset);
+    for (const auto& segment : must(hdf5.finish(spec, image, {digests, {}}))) write(segment.text(), segment.offset);
   }
   return image;
 }

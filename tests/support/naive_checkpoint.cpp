@@ -7,6 +7,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "reshard/base/crc32.h"
 #include "tests/support/files.h"
 
 namespace reshard::test {
@@ -109,7 +110,7 @@ void write_checkpoint(const format::Target& target, const std::vector<std::strin
   for (const container::FileImage& image : target.images) {
     files.emplace_back(static_cast<std::size_t>(image.size), '\0');
     for (const auto& segment : image.segments) {
-      files.back().replace(static_cast<std::size_t>(segment.offset), segment.bytes.size(), segment.bytes);
+      files.back().replace(static_cast<std::size_t>(segment.offset), segment.text().size(), segment.text());
     }
   }
   visit_elements(layout, [&](std::uint32_t a, Index at, Index line, Index index) {
@@ -121,8 +122,14 @@ void write_checkpoint(const format::Target& target, const std::vector<std::strin
   });
   for (std::size_t f = 0; f < files.size(); ++f) {
     const auto* container = container::find(layout.table().container);
-    for (const auto& segment : value_of(container->finish(target.files[f].spec, target.images[f], item_digests))) {
-      files[f].replace(static_cast<std::size_t>(segment.offset), segment.bytes.size(), segment.bytes);
+    container::DataSums sums{item_digests, {}};
+    for (const container::Extent& extent : target.images[f].checked) {
+      const auto run = std::string_view(files[f]).substr(static_cast<std::size_t>(extent.offset),
+                                                         static_cast<std::size_t>(extent.length));
+      sums.crcs.push_back(crc32(0, std::as_bytes(std::span(run))));
+    }
+    for (const auto& segment : value_of(container->finish(target.files[f].spec, target.images[f], sums))) {
+      files[f].replace(static_cast<std::size_t>(segment.offset), segment.text().size(), segment.text());
     }
     put_file(target.files[f].path.empty() ? path : path + "/" + target.files[f].path, files[f]);
   }

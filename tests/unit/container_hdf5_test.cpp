@@ -103,7 +103,7 @@ TEST(Hdf5, SegmentsAndItemsAreDisjoint) {
   const FileSpec spec = small_spec();
   auto image = hdf5().lay_out(spec);
   ASSERT_TRUE(image);
-  auto last = hdf5().finish(spec, *image, digests_of(spec, 'd'));
+  auto last = hdf5().finish(spec, *image, {digests_of(spec, 'd'), {}});
   ASSERT_TRUE(last) << last.error().message;
   std::vector<std::pair<Index, Index>> extents;
   for (const auto* segments : {&image->segments, &*last}) {
@@ -127,8 +127,8 @@ TEST(Hdf5, SegmentsAndItemsAreDisjoint) {
 TEST(Hdf5, NothingDependsOnTheDigests) {
   const FileSpec spec = small_spec();
   auto image = hdf5().lay_out(spec);
-  auto a = hdf5().finish(spec, *image, digests_of(spec, 'a'));
-  auto b = hdf5().finish(spec, *image, digests_of(spec, 'b'));
+  auto a = hdf5().finish(spec, *image, {digests_of(spec, 'a'), {}});
+  auto b = hdf5().finish(spec, *image, {digests_of(spec, 'b'), {}});
   ASSERT_TRUE(a && b);
   ASSERT_EQ(a->size(), b->size());
   for (std::size_t i = 0; i < a->size(); ++i) {
@@ -137,8 +137,8 @@ TEST(Hdf5, NothingDependsOnTheDigests) {
   }
   auto digests = digests_of(spec, 'a');
   digests["model.embed_tokens.weight"] += "longer";
-  EXPECT_FALSE(hdf5().finish(spec, *image, digests));
-  EXPECT_FALSE(hdf5().finish(spec, *image, {}));
+  EXPECT_FALSE(hdf5().finish(spec, *image, {digests, {}}));
+  EXPECT_FALSE(hdf5().finish(spec, *image, {{}, {}}));
 }
 
 TEST(Hdf5, HoldsEveryDtype) {
@@ -184,7 +184,7 @@ TEST(Hdf5, FinishReplacesSideFilesOfTheSameLength) {
   const std::string path = folder.path("a.h5");
   const FileImage image = write_archive(spec, digests_of(spec, 'd'), path);
   spec.files["config.json"] = "[]\n";
-  auto last = hdf5().finish(spec, image, digests_of(spec, 'd'));
+  auto last = hdf5().finish(spec, image, {digests_of(spec, 'd'), {}});
   ASSERT_TRUE(last);
   auto target = io::open_target(path, image.size, {});
   for (const Segment& segment : *last)
@@ -193,7 +193,7 @@ TEST(Hdf5, FinishReplacesSideFilesOfTheSameLength) {
   ASSERT_TRUE(back) << back.error().message;
   EXPECT_EQ(back->files, spec.files);
   spec.files["tokenizer/vocab.json"] += "more than was promised";
-  EXPECT_FALSE(hdf5().finish(spec, image, digests_of(spec, 'd')));
+  EXPECT_FALSE(hdf5().finish(spec, image, {digests_of(spec, 'd'), {}}));
 }
 
 TEST(Hdf5, RefusesWhatItCannotHold) {

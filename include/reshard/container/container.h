@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
@@ -34,6 +35,14 @@ struct FileDirectory {
   std::map<std::string, std::string> metadata;
   std::map<std::string, std::string> files;         ///< side files that travel inside (HDF5 /files/)
   std::map<std::string, std::string> item_digests;  ///< the texts that finish() stored, by entry (HDF5)
+  /// Bytes whose CRC-32 the file states (storages of a torch file), by offset, disjoint.
+  struct Check {
+    Index offset, length;
+    std::uint32_t crc;
+    bool operator==(const Check&) const = default;
+  };
+  std::vector<Check> checks;
+  bool big_endian = false;  ///< the numbers of the entries
 };
 
 /// Constant bytes of a target file: headers, and whatever lies between the arrays.
@@ -64,11 +73,23 @@ struct FileSpec {
   std::map<std::string, std::string> files;  ///< side files that the container carries, by relative path
 };
 
+/// Bytes of a target file.
+struct Extent {
+  Index offset = 0, length = 0;
+};
+
 /// Where everything of a target file lies; a function of the FileSpec alone.
 struct FileImage {
   Index size = 0;
-  std::vector<Index> offsets;     ///< of each item, bytes
-  std::vector<Segment> segments;  ///< written with the data (spans cover them), ascending and outside of the items
+  std::vector<Index> offsets;        ///< of each item, bytes
+  std::vector<Segment> segments;     ///< written with the data (spans cover them), ascending and outside of the items
+  std::vector<Extent> checked = {};  ///< extents whose CRC-32 finish() needs, ascending and disjoint
+};
+
+/// What finish() needs to know of the data.
+struct DataSums {
+  std::map<std::string, std::string> item_digests;  ///< text to store with an item, digest_bytes long, by its name
+  std::vector<std::uint32_t> crcs;                  ///< of image.checked
 };
 
 /// A byte-level file type, as a directory of extents. Implementations hold no state.
@@ -85,10 +106,10 @@ class Container {
   /// container cannot hold. Local, thread-safe.
   virtual Expected<FileImage> lay_out(const FileSpec& spec) const = 0;
   /// Bytes that depend on the data (digests, CRCs, completion marks), written by one process after all others have
-  /// synced and closed the file; in the order given, the last one making the file valid. `item_digests` maps an item's
-  /// name to the text to store with it, digest_bytes long. Same arguments, same bytes. Local, thread-safe.
+  /// synced and closed the file; in the order given, the last one making the file valid. Same arguments, same bytes.
+  /// Local, thread-safe.
   virtual Expected<std::vector<Segment>> finish(const FileSpec& spec, const FileImage& image,
-                                                const std::map<std::string, std::string>& item_digests) const = 0;
+                                                const DataSums& sums) const = 0;
 };
 
 const Container* find(std::string_view name);  ///< nullptr if there is none

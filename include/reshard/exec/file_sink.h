@@ -26,9 +26,16 @@ struct DurableSpan {
     std::int64_t line;
     std::uint64_t digest;
   };
+  /// What the span holds of an extent whose CRC-32 is wanted.
+  struct ExtentCrc {
+    Index extent;  ///< of File::checked
+    Index length;  ///< bytes
+    std::uint32_t crc;
+  };
   std::uint32_t file = 0;
   Index span = 0;
   std::vector<LineDigest> lines;  ///< by line
+  std::vector<ExtentCrc> crcs;    ///< rising
 };
 
 /// Writes what rounds produce into the files of the target, from any number of threads; keeps a bounded number of them
@@ -40,6 +47,10 @@ class FileSink : public Sink {
     std::string path;  ///< where to write it; folders are made
     Index size = 0;
     std::vector<Index> spans;  ///< those that this rank writes, rising; only if `durable` is set
+    struct Extent {
+      Index begin, end;  ///< bytes
+    };
+    std::vector<Extent> checked = {};  ///< whose CRCs are wanted: rising, disjoint
   };
   struct Options {
     io::Mode mode;

@@ -24,9 +24,11 @@ struct Directory {
   std::string root;                ///< folder, or the file itself for one-file formats
   std::vector<std::string> files;  ///< paths relative to root ("" for the file itself), of files that hold tensors
   std::vector<io::Fingerprint> fingerprints;
-  std::vector<std::map<std::string, std::string>> metadata;  ///< per file
-  std::map<std::string, std::string> inside;                 ///< side files that travel inside a one-file checkpoint
-  std::map<std::string, std::string> item_digests;           ///< texts stored with arrays, by entry (HDF5)
+  std::vector<std::map<std::string, std::string>> metadata;          ///< per file
+  std::vector<std::vector<container::FileDirectory::Check>> checks;  ///< per file
+  std::vector<bool> big_endian;                                      ///< per file
+  std::map<std::string, std::string> inside;        ///< side files that travel inside a one-file checkpoint
+  std::map<std::string, std::string> item_digests;  ///< texts stored with arrays, by entry (HDF5)
   struct Entry {
     container::Entry entry;
     std::uint32_t file;
@@ -57,6 +59,8 @@ struct Sidecar {
 struct Probe {
   model::Spec spec;
   layout::Mesh mesh;
+  /// The side files do not say whether arrays are tied: two names of equal content decide.
+  bool ties_unknown = false;
   layout::Scope options;    ///< numbers for conditions of the table (rope_interleaved, ...)
   std::string config_path;  ///< where the spec comes from, for messages
   Directory directory;

@@ -20,6 +20,14 @@ struct SpanRecord {
   std::uint32_t file = 0;  ///< of the plan's targets
   std::uint32_t span = 0;  ///< bytes [span * 16 MiB, (span + 1) * 16 MiB) of the file
   std::vector<LineDigest> lines;
+  /// What the span holds of an extent whose CRC-32 the file will state.
+  struct ExtentCrc {
+    Index extent;
+    Index length;  ///< bytes
+    std::uint32_t crc;
+    bool operator==(const ExtentCrc&) const = default;
+  };
+  std::vector<ExtentCrc> crcs = {};
   bool operator==(const SpanRecord&) const = default;
 };
 

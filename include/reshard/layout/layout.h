@@ -79,7 +79,7 @@ struct Piece {
 };
 
 /// All pieces of one checkpoint, kept as rules and cuts and spelt out tensor by tensor: the layout of a million arrays
-/// is a few tens of megabytes. Immutable but for the dtypes of its arrays.
+/// is a few tens of megabytes. Immutable but for dtypes and strides of its arrays.
 class Layout {
  public:
   /// Predicts the arrays of a checkpoint, in writing order. `options` adds numbers to the scope of the table's
@@ -95,11 +95,16 @@ class Layout {
   const Placement& placement() const { return placement_; }
   const std::vector<Array>& arrays() const { return arrays_; }
   void set_dtype(std::uint32_t array, DType dtype) { arrays_[array].dtype = dtype; }
+  /// The array is not dense: strides of its dimensions in its storage, in elements, not negative (a view that was
+  /// saved). Sources only.
+  void set_strides(std::uint32_t array, const std::vector<Index>& strides);
   const std::vector<Extra>& extras() const { return extras_; }  ///< in writing order
 
   const ArrayRule& rule(const Array& array) const { return table_.rules[array.rule]; }
   const Cut& cut(const Array& array) const { return rules_[array.rule].cuts[array.cut].cut; }
   const Shape& shape(const Array& array) const { return cut(array).shape; }
+  /// Elements of the storage from the array's first to behind its last one: what it would hold if it were dense.
+  Index reach(const Array& array) const;
   std::string name(const Array& array) const;   ///< logical name: the same for all shards
   std::string file(const Array& array) const;   ///< relative path; empty: the container's writer decides
   std::string entry(const Array& array) const;  ///< name inside the file
@@ -131,6 +136,7 @@ class Layout {
     Cut cut;
     std::vector<CutTerm> terms;
     std::vector<RangeCut> ranges;
+    std::vector<Index> strides;  // of the stored dimensions; empty: dense
   };
   struct RuleData {
     std::vector<std::uint32_t> tensors;
@@ -147,6 +153,7 @@ class Layout {
   Status enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype);
   std::string filled(const std::string& pattern, const Array& array) const;
   static void cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>& pieces);
+  static void stretch(const CutData& cut, std::vector<Piece>& pieces);
   std::vector<Piece> fused_pieces(const CutData& cut, std::uint32_t tensor, const Fusion& fusion) const;
 
   std::shared_ptr<const Canon> canon_;

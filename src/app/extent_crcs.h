@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reshard/base/expected.h"
+#include "reshard/comm/comm.h"
+#include "reshard/container/container.h"
+#include "reshard/exec/file_sink.h"
+#include "reshard/format/format.h"
+
+namespace reshard::app {
+
+/// CRC-32s of extents of a target, from those of the parts that each rank wrote.
+class TargetCrcs {
+ public:
+  void add(const std::vector<exec::DurableSpan>& spans);
+  /// On rank 0: per file, the CRCs of its checked extents. Errors (failed): parts that do not make up an extent.
+  /// Collective.
+  Expected<std::vector<std::vector<std::uint32_t>>> join(comm::Comm& comm,
+                                                         const std::vector<container::FileImage>& images) const;
+
+ private:
+  struct Part {
+    std::uint32_t file;
+    Index extent, span, length;
+    std::uint32_t crc;
+  };
+  std::vector<Part> parts_;
+};
+
+/// Watches what is read of a source's files, where these state CRC-32s, and compares. Thread-safe.
+class SourceCrcs {
+ public:
+  /// Numbers of files count on over the checkpoints.
+  explicit SourceCrcs(const std::vector<const format::Checkpoint*>& checkpoints);
+
+  bool watches(std::uint32_t file) const { return !checks_[file]->empty(); }
+  void add(std::uint32_t file, Index offset, std::span<const std::byte> bytes);
+  /// Compares every extent that was read as a whole, by whichever ranks. Errors (input): one whose bytes are not those
+  /// that were written. Collective.
+  Status compare(comm::Comm& comm) const;
+
+ private:
+  struct Part {
+    std::uint32_t file;
+    Index check, begin, length;
+    std::uint32_t crc;
+  };
+  std::vector<const std::vector<container::FileDirectory::Check>*> checks_;  // per file
+  std::vector<std::string> paths_;
+  std::mutex mutex_;
+  std::vector<Part> parts_;
+};
+
+}  // namespace reshard::app

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "zip.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <unordered_set>
+
+#include "containers.h"
+
+namespace reshard::container::zip {
+namespace {
+
+constexpr std::uint32_t kLocalSignature = 0x04034b50, kDescriptorSignature = 0x08074b50;
+constexpr std::uint32_t kEntrySignature = 0x02014b50, kEndSignature = 0x06054b50;
+constexpr std::uint32_t kEnd64Signature = 0x06064b50, kLocatorSignature = 0x07064b50;
+constexpr Index kLocalBytes = 30, kEntryBytes = 46, kEndBytes = 22, kEnd64Bytes = 56, kLocatorBytes = 20;
+constexpr Index kDescriptorBytes = 16, kDescriptor64Bytes = 24;
+constexpr std::uint16_t kZip64 = 1, kPadding = 0x4246;  // "FB", PyTorch's
+constexpr std::uint32_t kMax32 = 0xffffffff;
+constexpr std::uint16_t kMax16 = 0xffff;
+constexpr std::uint16_t kHasDescriptor = 1 << 3, kIsUtf8 = 1 << 11, kIsEncrypted = 1;
+constexpr Index kAlignment = 64;
+constexpr Index kMaxDirectoryBytes = 512 * kMiB;
+constexpr Index kMaxComment = 65535;
+
+// Numbers of a zip file are little-endian.
+class Fields {
+ public:
+  explicit Fields(std::string_view bytes) : bytes_(bytes) {}
+  template <class T>
+  T next() {
+    T value = 0;
+    for (std::size_t i = 0; i < sizeof(T); ++i) {
+      value = static_cast<T>(value |
+                             static_cast<T>(static_cast<T>(static_cast<unsigned char>(bytes_[at_ + i])) << (8 * i)));
+    }
+    at_ += sizeof(T);
+    return value;
+  }
+  std::uint16_t u16() { return next<std::uint16_t>(); }
+  std::uint32_t u32() { return next<std::uint32_t>(); }
+  std::uint64_t u64() { return next<std::uint64_t>(); }
+  std::size_t left() const { return bytes_.size() - at_; }
+  std::string_view take(std::size_t count) {
+    at_ += count;
+    return bytes_.substr(at_ - count, count);
+  }
+
+ private:
+  std::string_view bytes_;
+  std::size_t at_ = 0;
+};
+
+class Bytes {
+ public:
+  Bytes& u16(std::uint64_t value) { return put(value, 2); }
+  Bytes& u32(std::uint64_t value) { return put(value, 4); }
+  Bytes& u64(std::uint64_t value) { return put(value, 8); }
+  Bytes& text(std::string_view value) {
+    bytes_ += value;
+    return *this;
+  }
+  std::string take() { return std::move(bytes_); }
+
+ private:
+  Bytes& put(std::uint64_t value, int count) {
+    for (int i = 0; i < count; ++i) bytes_ += static_cast<char>(value >> (8 * i) & 0xff);
+    return *this;
+  }
+  std::string bytes_;
+};
+
+bool is_big(Index number) { return number >= static_cast<Index>(kMax32); }
+std::uint64_t unsigned_of(Index number) { return static_cast<std::uint64_t>(number); }
+
+// Where torch begins the data of an entry, counting from its local header at `header`.
+Index data_offset(Index header, std::size_t name_bytes, Index size) {
+  Index at = header + kLocalBytes + static_cast<Index>(name_bytes) + 4;
+  if (is_big(size) || is_big(header)) at += 4;
+  if (is_big(size)) at += 16;
+  if (is_big(header)) at += 8;
+  return round_up(at, kAlignment);
+}
+
+Index descriptor_bytes(Index header, Index size) {
+  if (size == 0) return 0;
+  return is_big(size) || is_big(header) ? kDescriptor64Bytes : kDescriptorBytes;
+}
+
+// Reads and checks the directory of one archive.
+class Reader {
+ public:
+  Reader(io::Source& source, const std::string& path) : source_(source), path_(path) {}
+
+  Expected<std::vector<Record>> run() {
+    RESHARD_CHECK(find_end());
+    if (directory_bytes_ > kMaxDirectoryBytes) {
+      return fail(directory_,
+                  fmt::format("the directory has {} bytes, at most {} are read", directory_bytes_, kMaxDirectoryBytes));
+    }
+    RESHARD_TRY(const std::string bytes, read(directory_, directory_bytes_));
+    Fields fields(bytes);
+    for (std::uint64_t i = 0; i < entries_; ++i) {
+      const Index at = directory_ + directory_bytes_ - static_cast<Index>(fields.left());
+      RESHARD_CHECK(read_entry(fields, at));
+    }
+    if (fields.left() != 0) {
+      return fail(directory_,
+                  fmt::format("{} bytes of the directory belong to none of its {} entries", fields.left(), entries_));
+    }
+    std::sort(records_.begin(), records_.end(), [](const auto& a, const auto& b) { return a.header < b.header; });
+    for (std::size_t i = 0; i < records_.size(); ++i) RESHARD_CHECK(locate(i));
+    return std::move(records_);
+  }
+
+ private:
+  Error fail(Index at, const std::string& what) const {
+    return input_error(fmt::format("{}: byte {}: {}", path_, at, what));
+  }
+  Error fail(Index at, const std::string& name, const std::string& what) const {
+    return fail(at, fmt::format("entry '{}': {}", printable(name), what));
+  }
+  static std::string printable(const std::string& name) {
+    std::string text;
+    for (const char c : name.substr(0, 200)) text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+    return text;
+  }
+
+  Expected<std::string> read(Index at, Index count) {
+    std::string bytes(static_cast<std::size_t>(count), '\0');
+    if (Status status = source_.read_at(std::as_writable_bytes(std::span(bytes)), at); !status)
+      return std::move(status).error().at(path_);
+    return bytes;
+  }
+
+  // The end record, which may be followed by a comment, and its 64-bit form.
+  Status find_end() {
+    const Index size = source_.size();
+    if (size < kEndBytes) return fail(0, "too short for a zip archive: the file may be truncated");
+    const Index tail = std::min(size, kEndBytes + kMaxComment);
+    RESHARD_TRY(const std::string bytes, read(size - tail, tail));
+    std::optional<Index> found;
+    for (Index at = tail - kEndBytes; at >= 0 && !found; --at) {
+      Fields fields(std::string_view(bytes).substr(static_cast<std::size_t>(at)));
+      if (fields.u32() != kEndSignature) continue;
+      fields.take(16);
+      if (fields.u16() == tail - at - kEndBytes) found = at;
+    }
+    if (!found) return fail(size, "no end of a zip directory: the file is truncated or damaged");
+    const Index end = size - tail + *found;
+    Fields fields(std::string_view(bytes).substr(static_cast<std::size_t>(*found) + 4));
+    const std::uint16_t disk = fields.u16(), first_disk = fields.u16();
+    const std::uint16_t here = fields.u16(), total = fields.u16();
+    std::uint64_t directory_bytes = fields.u32(), directory = fields.u32();
+    entries_ = total;
+    Index directory_end = end;
+    bool one_disk = (disk == 0 || disk == kMax16) && (first_disk == 0 || first_disk == kMax16) && here == total;
+    if (end >= kLocatorBytes) {
+      RESHARD_TRY(const std::string locator_bytes, read(end - kLocatorBytes, kLocatorBytes));
+      Fields locator(locator_bytes);
+      if (locator.u32() == kLocatorSignature) {
+        const std::uint32_t end64_disk = locator.u32();
+        const std::uint64_t at = locator.u64();
+        const std::uint32_t disks = locator.u32();
+        one_disk = one_disk && end64_disk == 0 && disks <= 1;
+        if (at != unsigned_of(end - kLocatorBytes - kEnd64Bytes)) {
+          return fail(end - kLocatorBytes, "the 64-bit end record is not where its locator says");
+        }
+        directory_end = static_cast<Index>(at);
+        RESHARD_TRY(const std::string end64_bytes, read(directory_end, kEnd64Bytes));
+        Fields end64(end64_bytes);
+        if (end64.u32() != kEnd64Signature) return fail(directory_end, "no 64-bit end record");
+        end64.take(12);
+        one_disk = one_disk && end64.u32() == 0 && end64.u32() == 0;
+        const std::uint64_t here64 = end64.u64(), total64 = end64.u64();
+        const std::uint64_t bytes64 = end64.u64(), directory64 = end64.u64();
+        one_disk = one_disk && here64 == total64;
+        const auto agree = [](std::uint64_t small, std::uint64_t max, std::uint64_t big) {
+          return small == max || small == big;
+        };
+        if (!agree(total, kMax16, total64) || !agree(directory_bytes, kMax32, bytes64) ||
+            !agree(directory, kMax32, directory64)) {
+          return fail(directory_end, "the two end records disagree");
+        }
+        entries_ = total64;
+        directory_bytes = bytes64;
+        directory = directory64;
+      }
+    }
+    if (!one_disk) return fail(end, "an archive in several parts: join them first");
+    if (directory > unsigned_of(directory_end) || directory_bytes != unsigned_of(directory_end) - directory) {
+      return fail(end, fmt::format("the directory should lie at byte {} with {} bytes, which does not reach to its end "
+                                   "record at byte {}: the file is truncated or damaged",
+                                   directory, directory_bytes, directory_end));
+    }
+    directory_ = static_cast<Index>(directory);
+    directory_bytes_ = static_cast<Index>(directory_bytes);
+    if (entries_ > static_cast<std::uint64_t>(directory_bytes_ / kEntryBytes)) {
+      return fail(end, fmt::format("{} entries do not fit into a directory of {} bytes", entries_, directory_bytes_));
+    }
+    return {};
+  }
+
+  Status read_entry(Fields& fields, Index at) {
+    if (fields.left() < static_cast<std::size_t>(kEntryBytes) || fields.u32() != kEntrySignature) {
+      return fail(at, "expected an entry of the zip directory");
+    }
+    fields.take(4);  // versions
+    const std::uint16_t flags = fields.u16(), method = fields.u16();
+    fields.take(4);  // time
+    Record record;
+    record.crc = fields.u32();
+    std::uint64_t packed = fields.u32(), size = fields.u32();
+    const std::uint16_t name_bytes = fields.u16(), extra_bytes = fields.u16(), comment_bytes = fields.u16();
+    std::uint32_t disk = fields.u16();
+    fields.take(6);  // attributes
+    std::uint64_t header = fields.u32();
+    if (fields.left() < std::size_t{name_bytes} + extra_bytes + comment_bytes) {
+      return fail(at, "an entry reaches over the end of the zip directory");
+    }
+    record.name = fields.take(name_bytes);
+    Fields extra(fields.take(extra_bytes));
+    fields.take(comment_bytes);
+    while (extra.left() >= 4) {
+      const std::uint16_t id = extra.u16(), length = extra.u16();
+      if (length > extra.left()) return fail(at, record.name, "its extra field reaches over its end");
+      Fields field(extra.take(length));
+      if (id != kZip64) continue;
+      for (std::uint64_t* number : {&size, &packed, &header}) {
+        if (*number != kMax32) continue;
+        if (field.left() < 8) return fail(at, record.name, "its 64-bit numbers are missing");
+        *number = field.u64();
+      }
+      if (disk == kMax16 && field.left() >= 4) disk = field.u32();
+    }
+    if (disk != 0) return fail(at, record.name, "lies in another part of the archive: join the parts first");
+    if ((flags & kIsEncrypted) != 0) return fail(at, record.name, "is encrypted");
+    if (method != 0)
+      return fail(at, record.name, fmt::format("is compressed (method {}); torch stores its data as it is", method));
+    if (packed != size) return fail(at, record.name, "is stored, but has two sizes");
+    if (const std::string fault = check_path(record.name); !fault.empty() && !is_folder(record.name, size)) {
+      return fail(at, record.name, fault);
+    }
+    std::string lower = record.name;
+    std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (!names_.insert(std::move(lower)).second) {
+      return fail(at, record.name,
+                  "occurs twice, if one does not look at case: programs disagree about which is meant");
+    }
+    if (header >= unsigned_of(directory_) || size > unsigned_of(directory_) - header) {
+      return fail(
+          at, record.name,
+          fmt::format("{} bytes from byte {} on do not fit before the directory at byte {}", size, header, directory_));
+    }
+    record.header = static_cast<Index>(header);
+    record.size = static_cast<Index>(size);
+    records_.push_back(std::move(record));
+    return {};
+  }
+
+  static bool is_folder(const std::string& name, std::uint64_t size) {
+    return size == 0 && name.size() > 1 && name.ends_with('/') && check_path(name.substr(0, name.size() - 1)).empty();
+  }
+
+  // The position of an entry's data is told by its local header alone. Where the neighbours leave exactly the room that
+  // torch's rule asks for, the header need not be read: a small read per tensor, all over the file.
+  Status locate(std::size_t i) {
+    Record& record = records_[i];
+    const Index next = i + 1 < records_.size() ? records_[i + 1].header : directory_;
+    const Index expected = data_offset(record.header, record.name.size(), record.size);
+    if (expected + record.size + descriptor_bytes(record.header, record.size) == next) {
+      record.offset = expected;
+      return {};
+    }
+    if (next - record.header < kLocalBytes) return fail(record.header, record.name, "overlaps what follows");
+    RESHARD_TRY(const std::string bytes, read(record.header, kLocalBytes));
+    Fields fields(bytes);
+    if (fields.u32() != kLocalSignature) return fail(record.header, record.name, "has no local header there");
+    fields.take(2);
+    const std::uint16_t flags = fields.u16(), method = fields.u16();
+    fields.take(4);
+    const std::uint32_t crc = fields.u32(), packed = fields.u32(), size = fields.u32();
+    const std::uint16_t name_bytes = fields.u16(), extra_bytes = fields.u16();
+    const bool deferred = (flags & kHasDescriptor) != 0 && crc == 0 && packed == 0 && size == 0;
+    const bool agrees = deferred || (crc == record.crc && (size == kMax32 || unsigned_of(record.size) == size));
+    if (method != 0 || (flags & kIsEncrypted) != 0 || name_bytes != record.name.size() || !agrees) {
+      return fail(record.header, record.name, "its local header and the directory disagree");
+    }
+    record.offset = record.header + kLocalBytes + name_bytes + extra_bytes;
+    if (record.offset > next || record.size > next - record.offset) {
+      return fail(record.header, record.name, "overlaps what follows");
+    }
+    RESHARD_TRY(const std::string name, read(record.header + kLocalBytes, name_bytes));
+    if (name != record.name) return fail(record.header, record.name, "has another name in its local header");
+    return {};
+  }
+
+  io::Source& source_;
+  const std::string& path_;
+  Index directory_ = 0, directory_bytes_ = 0;
+  std::uint64_t entries_ = 0;
+  std::vector<Record> records_;
+  std::unordered_set<std::string> names_;
+};
+
+}  // namespace
+
+Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path) {
+  return Reader(source, path).run();
+}
+
+Writer::Writer(std::vector<std::string> names, const std::vector<Index>& sizes) {
+  Index at = 0, directory_bytes = 0;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    Record record{std::move(names[i]), at, 0, sizes[i], 0};
+    record.offset = data_offset(at, record.name.size(), record.size);
+    at = record.offset + record.size + descriptor_bytes(record.header, record.size);
+    directory_bytes += kEntryBytes + static_cast<Index>(record.name.size());
+    if (is_big(record.size) || is_big(record.header)) directory_bytes += 4;
+    if (is_big(record.size)) directory_bytes += 16;
+    if (is_big(record.header)) directory_bytes += 8;
+    records_.push_back(std::move(record));
+  }
+  end_offset_ = at;
+  size_ = at + directory_bytes + kEnd64Bytes + kLocatorBytes + kEndBytes;
+}
+
+std::string Writer::local_header(std::size_t i) const {
+  const Record& record = records_[i];
+  const bool big_size = is_big(record.size), big_header = is_big(record.header);
+  Bytes extra;
+  if (big_size || big_header) {
+    extra.u16(kZip64).u16((big_size ? 16U : 0U) + (big_header ? 8U : 0U));
+    if (big_size) extra.u64(unsigned_of(record.size)).u64(0);  // sic: torch leaves the packed size 0
+    if (big_header) extra.u64(unsigned_of(record.header));
+  }
+  std::string zip64 = extra.take();
+  const auto padding =
+      static_cast<std::size_t>(record.offset - record.header - kLocalBytes) - record.name.size() - zip64.size() - 4;
+  Bytes bytes;
+  bytes.u32(kLocalSignature).u16(0).u16(kIsUtf8 | (record.size > 0 ? kHasDescriptor : 0U)).u16(0).u32(0);
+  bytes.u32(0).u32(0).u32(0);  // CRC and sizes follow the data
+  bytes.u16(record.name.size()).u16(zip64.size() + 4 + padding).text(record.name).text(zip64);
+  bytes.u16(kPadding).u16(padding).text(std::string(padding, 'Z'));
+  return bytes.take();
+}
+
+Index Writer::descriptor_offset(std::size_t i) const { return records_[i].offset + records_[i].size; }
+Index Writer::descriptor_length(std::size_t i) const { return descriptor_bytes(records_[i].header, records_[i].size); }
+
+std::string Writer::descriptor(std::size_t i) const {
+  const Record& record = records_[i];
+  if (record.size == 0) return "";
+  Bytes bytes;
+  bytes.u32(kDescriptorSignature).u32(record.crc);
+  const auto size = unsigned_of(record.size);
+  if (descriptor_length(i) == kDescriptor64Bytes) {
+    bytes.u64(size).u64(size);
+  } else {
+    bytes.u32(size).u32(size);
+  }
+  return bytes.take();
+}
+
+std::string Writer::end() const {
+  Bytes bytes;
+  const auto capped = [](Index number) { return is_big(number) ? kMax32 : static_cast<std::uint32_t>(number); };
+  for (const Record& record : records_) {
+    const bool big_size = is_big(record.size), big_header = is_big(record.header);
+    const std::uint64_t extra = (big_size || big_header ? 4U : 0U) + (big_size ? 16U : 0U) + (big_header ? 8U : 0U);
+    bytes.u32(kEntrySignature).u16(0).u16(0).u16(kIsUtf8 | (record.size > 0 ? kHasDescriptor : 0U)).u16(0).u32(0);
+    bytes.u32(record.crc).u32(capped(record.size)).u32(capped(record.size));
+    bytes.u16(record.name.size()).u16(extra).u16(0).u16(0).u16(0).u32(0).u32(capped(record.header));
+    bytes.text(record.name);
+    if (extra > 0) bytes.u16(kZip64).u16(extra - 4);
+    if (big_size) bytes.u64(unsigned_of(record.size)).u64(unsigned_of(record.size));
+    if (big_header) bytes.u64(unsigned_of(record.header));
+  }
+  const Index end64 = size_ - kEndBytes - kLocatorBytes - kEnd64Bytes;
+  const Index directory_bytes = end64 - end_offset_;
+  const std::uint64_t count = records_.size();
+  bytes.u32(kEnd64Signature).u64(kEnd64Bytes - 12).u16(0x031e).u16(0x002d).u32(0).u32(0);
+  bytes.u64(count).u64(count).u64(unsigned_of(directory_bytes)).u64(unsigned_of(end_offset_));
+  bytes.u32(kLocatorSignature).u32(0).u64(unsigned_of(end64)).u32(1);
+  const std::uint64_t count16 = std::min<std::uint64_t>(count, kMax16);
+  bytes.u32(kEndSignature)
+      .u16(0)
+      .u16(0)
+      .u16(count16)
+      .u16(count16)
+      .u32(capped(directory_bytes))
+      .u32(capped(end_offset_))
+      .u16(0);
+  return bytes.take();
+}
+
+}  // namespace reshard::container::zip

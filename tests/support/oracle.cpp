@@ -214,7 +214,7 @@ std::vector<plan::Place> place_arrays(const layout::Layout& layout, std::size_t 
     if (file == file_sizes.size()) file_sizes.push_back(header);
     places.push_back({file, file_sizes[file]});
     const layout::Array& array = layout.arrays()[a];
-    file_sizes[file] += *num_elements(layout.shape(array)) * bytes_of(array.dtype);
+    file_sizes[file] += layout.reach(array) * bytes_of(array.dtype);
   }
   return places;
 }

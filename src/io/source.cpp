@@ -35,6 +35,8 @@ class FileSource : public Source {
           fmt::format("{}: {} bytes wanted at byte {}, but the file ends at byte {}", path_, length, offset, size_));
     }
     const Split split = is_direct_ ? split_for_direct(into.data(), into.size(), offset) : Split{into.size(), 0, 0};
+    const bool has_ends = split.body > 0 && split.head + split.tail > 0;
+    if (has_ends && read_pages(direct_.get(), split, into.data(), offset)) return {};
     RESHARD_CHECK(read_buffered(into.first(split.head), offset));
     RESHARD_CHECK(read_body(into.subspan(split.head, split.body), offset + static_cast<Index>(split.head)));
     return read_buffered(into.last(split.tail), offset + length - static_cast<Index>(split.tail));

@@ -2,6 +2,7 @@
 #include "transfer.h"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <system_error>
 #include <thread>
 
@@ -131,6 +133,28 @@ Split split_for_direct(const std::byte* data, std::size_t length, Index offset) 
   const std::size_t body = (length - head) & ~kMask;
   if (body < kMinDirect) return buffered;
   return {head, body, length - head - body};
+}
+
+bool read_pages(int direct_fd, const Split& split, std::byte* data, Index offset) {
+  Way& w = way(Direction::read);
+  if (w.fault.kind != Settings::Fault::Kind::none) return false;
+  const std::size_t length = split.head + split.body + split.tail;
+  const auto page = static_cast<std::size_t>(kPage);
+  const auto end = w.throttle.is_on() ? w.throttle.reserve(length) : Clock::time_point();
+  alignas(kPage) std::byte head[kPage], tail[kPage];
+  iovec parts[3];
+  int count = 0;
+  if (split.head > 0) parts[count++] = {head, page};
+  parts[count++] = {data + split.head, split.body};
+  if (split.tail > 0) parts[count++] = {tail, page};
+  const std::size_t before = split.head > 0 ? page - split.head : 0;  // bytes of the first page that nobody wants
+  const ssize_t n = ::preadv(direct_fd, parts, count, offset - static_cast<Index>(before));
+  if (n < static_cast<ssize_t>(before + length)) return false;
+  std::memcpy(data, head + before, split.head);
+  std::memcpy(data + split.head + split.body, tail, split.tail);
+  w.moved += static_cast<Index>(length);
+  if (w.throttle.is_on()) std::this_thread::sleep_until(end);
+  return true;
 }
 
 std::string describe_errno(int error) { return std::generic_category().message(error); }

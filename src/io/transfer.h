@@ -29,6 +29,11 @@ struct Split {
 /// Cuts a range for direct transfer; the body is 0 where address and offset do not match or it is not worth it.
 Split split_for_direct(const std::byte* data, std::size_t length, Index offset);
 
+/// Reads a range so split by one call: its body in place, the pages of head and tail by way of a buffer. False if that
+/// did not bring all of it (the end of the file, a store that does not take it, injected faults): the other ways tell
+/// what is wrong. Local, thread-safe.
+bool read_pages(int direct_fd, const Split& split, std::byte* data, Index offset);
+
 /// "No space left on device".
 std::string describe_errno(int error);
 

@@ -23,11 +23,6 @@ Expected<FileDirectory> read(const std::string& bytes) {
   return torch().read_directory(source, "f.pth");
 }
 
-std::string error_of(const std::string& bytes) {
-  const auto directory = read(bytes);
-  return directory ? "no error" : directory.error().message;
-}
-
 /// The values of a tensor, dense.
 std::string values_of(const std::string& file, const Entry& entry) {
   const Index width = bytes_of(entry.dtype);

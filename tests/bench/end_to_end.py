@@ -87,8 +87,11 @@ def run_case(program, case, rounds, ranks, report):
 
 def cases_of(program, work, kind, gigabytes):
     """The cases of one model, each valid until the next is asked for."""
-    model = bench.make_model(program, work, kind, gigabytes)
     dst = work / "out"
+    if kind == "torch":
+        yield from torch_cases(program, work, gigabytes, dst)
+        return
+    model = bench.make_model(program, work, kind, gigabytes)
     targets = [("nanotron", NANOTRON)] + ([("hdf5", ["--to", "hdf5"])] if kind == "moe" else [])
     for to, options in targets:
         like = work / f"{kind}.{to}"
@@ -99,12 +102,26 @@ def cases_of(program, work, kind, gigabytes):
     bench.remove(model)
 
 
+def torch_cases(program, work, gigabytes, dst):
+    model = bench.make_model(program, work, "dense", gigabytes)
+    mp2, mp8, fairseq2 = ["--to", "meta", "--tp", "2"], work / "mp8", work / "fairseq2"
+    program.convert(1, model, mp8, "--to", "meta", "--tp", "8")
+    program.convert(1, model, work / "mp2", *mp2)
+    yield Case("dense meta mp8 to mp2", mp8, work / "mp2", dst, mp2)
+    bench.remove(mp8)
+    bench.remove(work / "mp2")
+    program.convert(1, model, fairseq2, "--to", "fairseq2")
+    yield Case("dense fairseq2 to hf", fairseq2, model, dst, ["--to", "hf"])
+    bench.remove(fairseq2)
+    bench.remove(model)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     bench.add_options(parser, 4)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each tool (%(default)s)")
     parser.add_argument("--ranks", default="1,2", help="job sizes to run (%(default)s)")
-    parser.add_argument("--models", default="dense,moe", help="models to run (%(default)s)")
+    parser.add_argument("--models", default="dense,moe,torch", help="models to run; torch: the dense one in torch files (%(default)s)")
     options = parser.parse_args()
     program = bench.Program(options.build)
     report = bench.Report("end_to_end", [

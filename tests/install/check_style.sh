@@ -28,6 +28,12 @@ complain "marks of unfinished work" "$(grep -nE "$marks" "${files[@]}" || true)"
 complain "MPI outside comm" "$(grep -rn '#include <mpi\.h>' include src | grep -vE '^src/(comm/|cli/version\.cpp)' || true)"
 complain "HDF5 outside container" "$(grep -rn '#include <hdf5\.h>' include src | grep -v '^src/container/' || true)"
 
+complain "tests that tests/hostile/README.md names and that do not exist" "$(
+  { grep -oE '`[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9]*`' tests/hostile/README.md || true; } | tr -d '`' | sort -u |
+    while IFS=. read -r suite name; do
+      grep -rqE "^TEST(_F)?\($suite, $name\)" tests || echo "$suite.$name"
+    done)"
+
 # Modules are declared in the order of their dependencies: "reshard_module(NAME USES A B ...". Headers of others do not exist
 # for a module.
 complain "includes against the direction of the modules" "$(

@@ -73,8 +73,11 @@ Expected<Pair> open_pair(Context& context, const std::string& other, const Optio
   whole.include.clear();
   whole.exclude.clear();
   format::SourceOptions other_whole = whole;
-  other_whole.from.clear();  // --from is about the first
+  other_whole.from = options.against_from;
+  other_whole.from_option = "--against-from";
   other_whole.step = -1;
+  other_whole.config_from.clear();
+  other_whole.tokenizer_from.clear();
   RESHARD_TRY(format::Checkpoint a, open_source(context, options.src, whole));
   RESHARD_TRY(format::Checkpoint b, open_source(context, other, other_whole));
   Verdicts verdicts;

@@ -20,9 +20,9 @@ struct Pair {
   std::set<std::string> lines;
 };
 
-/// Opens options.src and `other`. --include and --exclude name lines ("attn.q[layer=3]") or stored arrays of either
-/// checkpoint; what no chosen line lies in is not read. Errors: as open_checkpoint; (usage) nothing is left.
-/// Collective.
+/// Opens options.src and `other`, which --from, --step, --config-from and --tokenizer-from do not describe. --include and
+/// --exclude name lines ("attn.q[layer=3]") or stored arrays of either checkpoint; what no chosen line lies in is not
+/// read. Errors: as open_checkpoint; (usage) nothing is left. Collective.
 Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options);
 
 }  // namespace reshard::app

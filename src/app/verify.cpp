@@ -202,6 +202,9 @@ bool VerifyResult::passed() const {
 }
 
 Expected<VerifyResult> verify(Context& context, const Options& given) {
+  if (given.against.empty() && !given.against_from.empty()) {
+    return usage_error("--against-from " + given.against_from + ": needs --against, the checkpoint to compare with");
+  }
   RESHARD_TRY(const Options options, with_recorded_vocabulary(context, given));
   VerifyResult result;
   result.checkpoint = options.src;

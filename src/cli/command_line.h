@@ -49,7 +49,7 @@ struct OptionInfo {
   unsigned commands;       ///< bits of Command
   bool repeats;
   std::string_view group;
-  std::string_view about;
+  std::string_view about;  ///< "{src}", "{other}": the checkpoints of the command, by their names there
   std::function<Status(Invocation&, const std::string& value)> apply;
 
   bool belongs_to(Command command) const { return (commands >> static_cast<unsigned>(command) & 1u) != 0; }

@@ -114,6 +114,19 @@ Apply invocation_flag(bool Invocation::*member) {
   };
 }
 
+/// What an option says in the help of a command, with the names that its checkpoints have there.
+std::string about(const OptionInfo& option, const CommandInfo& command) {
+  std::string text(option.about);
+  const auto name = [&](std::string_view placeholder, std::string_view value) {
+    if (const std::size_t at = text.find(placeholder); at != std::string::npos) {
+      text.replace(at, placeholder.size(), value);
+    }
+  };
+  name("{src}", command.operands.front());
+  name("{other}", command.command == Command::diff ? command.operands.back() : "the checkpoint of --against");
+  return text;
+}
+
 }  // namespace
 
 const std::vector<CommandInfo>& commands() {
@@ -176,12 +189,12 @@ const CommandInfo& info(Command command) { return commands()[static_cast<std::si
 const std::vector<OptionInfo>& options() {
   using Options = app::Options;
   static const std::vector<OptionInfo> all = {
-      {"from", "FORMAT", kSource, false, "source", "format of SRC; detected if not given", text(&Options::from)},
-      {"step", "N", kSource, false, "source", "step of a run directory; the latest if not given",
+      {"from", "FORMAT", kSource, false, "source", "format of {src}; detected if not given", text(&Options::from)},
+      {"step", "N", kSource, false, "source", "step of {src}, a run directory; the latest if not given",
        integer("step", 0, [](Options& o, Index n) { o.step = n; })},
-      {"vocab-size", "N", kSource, false, "source", "true vocabulary, where SRC has rows of padding",
+      {"vocab-size", "N", kSource, false, "source", "true vocabulary, where rows of padding are stored",
        integer("vocab-size", 1, [](Options& o, Index n) { o.vocab_size = n; })},
-      {"config-from", "DIR", kSource, false, "source", "folder with the config.json that SRC lacks",
+      {"config-from", "DIR", kSource, false, "source", "folder with the config.json that {src} lacks",
        text(&Options::config_from)},
       {"tokenizer-from", "DIR", kSource, false, "source", "folder with the tokenizer files to carry along",
        text(&Options::tokenizer_from)},
@@ -189,10 +202,12 @@ const std::vector<OptionInfo>& options() {
        list(&Options::passthrough)},
       {"include", "GLOB", kChoice, true, "source", "only tensors of these names", list(&Options::include)},
       {"exclude", "GLOB", kChoice, true, "source", "all but tensors of these names", list(&Options::exclude)},
-      {"follow-symlinks", "", kSource, false, "source", "follow symlinks that lead out of SRC",
+      {"follow-symlinks", "", kSource, false, "source", "follow symlinks that lead out of a checkpoint",
        flag(&Options::follow_symlinks)},
       {"against", "SRC", bit(Command::verify), false, "source", "checkpoint whose values CKPT should have",
        text(&Options::against)},
+      {"against-from", "FORMAT", bit(Command::verify) | bit(Command::diff), false, "source",
+       "format of {other}; detected if not given", text(&Options::against_from)},
 
       {"to", "FORMAT", kTarget, false, "target", "format to write; `reshard list formats` names them",
        text(&Options::to)},
@@ -269,7 +284,7 @@ std::string help_text(std::optional<Command> command) {
       append(fmt::format("\n{}", group));
     }
     const std::string left = fmt::format("--{}{}{}", option.name, option.value.empty() ? "" : " ", option.value);
-    append(fmt::format("  {:<26} {}{}", left, option.about, option.repeats ? "; may be repeated" : ""));
+    append(fmt::format("  {:<26} {}{}", left, about(option, one), option.repeats ? "; may be repeated" : ""));
   }
   append("\nexamples");
   for (const std::string_view example : one.examples) append(fmt::format("  {}", example));

@@ -52,7 +52,7 @@ Expected<Location> locate(const std::string& path, const SourceOptions& options)
   RESHARD_TRY(location.path, find_path(path));
   while (location.path.size() > 1 && location.path.back() == '/') location.path.pop_back();
   if (location.format.empty()) {
-    RESHARD_TRY(location.format, detect_format(location.path));
+    RESHARD_TRY(location.format, detect_format(location.path, options.from_option));
   }
   return location;
 }

@@ -59,7 +59,7 @@ std::string describe_path(const std::string& path) {
 
 }  // namespace
 
-Expected<std::string> detect_format(const std::string& path) {
+Expected<std::string> detect_format(const std::string& path, const std::string& option) {
   std::vector<std::string> fitting;
   double best = kSure;
   for (const Format* format : built_in()) {
@@ -72,11 +72,11 @@ Expected<std::string> detect_format(const std::string& path) {
   if (fitting.size() == 1) return fitting.front();
   if (fitting.empty()) {
     return input_error(
-        fmt::format("{}: not a checkpoint of a known format, found {}; --from names the format of one that "
-                    "is not recognised",
-                    path, describe_path(path)));
+        fmt::format("{}: not a checkpoint of a known format, found {}; {} names the format of one that is "
+                    "not recognised",
+                    path, describe_path(path), option));
   }
-  return input_error(fmt::format("{}: may be {}; say which with --from", path, join(fitting, " or ")));
+  return input_error(fmt::format("{}: may be {}; say which with {}", path, join(fitting, " or "), option));
 }
 
 Error unknown_format(const std::string& name, const model::Library& library) {

@@ -147,6 +147,8 @@ Status find_weights(const std::string& only, const SourceOptions& options, const
     if (matches_glob("pytorch_model*.bin*", file))
       what = "found " + file + ", pickled weights, which this format does not read";
   }
+  if (options.from.empty())
+    what += fmt::format("; {} names the format of one that is not recognised", options.from_option);
   return input_error(fmt::format("{}: expected {} or {}, {}", found.root, kSingle, kIndex, what));
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/program.h"
+#include "tests/support/says.h"
 
 namespace reshard::test {
 namespace {
@@ -48,6 +49,16 @@ TEST(ConfigDir, AMadeUpFamilyAndFormatConvert) {
   must("convert " + folder.path("slices") + " " + folder.path("back") + " --from slices --to hf --tp 1");
   EXPECT_TRUE(file_bytes(folder.path("hf/model.safetensors")) == file_bytes(folder.path("back/model.safetensors")));
   must("diff " + folder.path("hf") + " " + folder.path("back"));
+
+  // Such a format is never detected: --from names that of the first checkpoint, --against-from that of the second.
+  must("diff " + folder.path("slices") + " " + folder.path("hf") + " --from slices", 2);
+  must("diff " + folder.path("hf") + " " + folder.path("slices") + " --against-from slices", 2);
+  must("diff " + folder.path("slices") + " " + folder.path("slices") + " --from slices --against-from slices");
+  must("verify " + folder.path("hf") + " --against " + folder.path("slices") + " --against-from slices");
+  const ProgramRun unknown =
+      run_program(RESHARD_PROGRAM, "diff " + folder.path("hf") + " " + folder.path("slices") + " --from hf" + tables);
+  EXPECT_EQ(unknown.status, 3);
+  EXPECT_SAYS(unknown.err, "--against-from");
 
   // Element [side 1, left/right, embed 4] of block 2, by hand: embed 4 is the second value of the second rank (3 + 2).
   const auto element = [](const std::string& path, const std::string& array, std::size_t index) {

@@ -159,6 +159,12 @@ TEST(Help, NamesEveryOptionAndShowsExamples) {
     }
   }
   EXPECT_SAYS(help_text(std::nullopt), "exit status");
+  // Options speak of the operands by their names in the command.
+  EXPECT_SAYS(help_text(Command::convert), "format of SRC;");
+  EXPECT_SAYS(help_text(Command::verify), "format of CKPT;");
+  EXPECT_SAYS(help_text(Command::verify), "format of the checkpoint of --against;");
+  EXPECT_SAYS(help_text(Command::diff), "format of A;");
+  EXPECT_SAYS(help_text(Command::diff), "format of B;");
 }
 
 class JobFiles : public ::testing::Test {

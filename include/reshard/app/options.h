@@ -45,6 +45,7 @@ struct Options {
 
   // verify, diff
   std::string against;
+  std::string against_from;  ///< format of the second checkpoint; empty: detected
   double tolerance = 0;
 };
 

@@ -38,8 +38,9 @@ struct Directory {
 
 /// Options about the source that change how it is understood.
 struct SourceOptions {
-  std::string from;         ///< format; empty: detect
-  std::string config_from;  ///< folder with config.json for a source that lacks one
+  std::string from;                    ///< format; empty: detect
+  std::string from_option = "--from";  ///< what the user says to set it, for messages
+  std::string config_from;             ///< folder with config.json for a source that lacks one
   std::string tokenizer_from;
   Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
   Index step = -1;       ///< of a run directory

@@ -161,16 +161,9 @@ Expected<std::string> target_version(const TargetOptions& options) {
   return usage_error("--format-version " + options.format_version + ": format nanotron is written as 1.4 or 1.5");
 }
 
-// Rows of the stored embedding.
-Index stored_rows(const layout::Layout& layout) {
-  const int embed = layout.canon().find("embed");
-  for (const layout::Array& array : layout.arrays()) {
-    const auto& tensors = layout.tensors(array);
-    if (embed >= 0 && std::find(tensors.begin(), tensors.end(), static_cast<std::uint32_t>(embed)) != tensors.end()) {
-      return layout.cut(array).whole.front();
-    }
-  }
-  return layout.canon().scope().numbers.find("vocab")->second;
+// Rows of the vocabulary with padding, as the table and the placement have them; also of a part without embedding.
+Index stored_rows(const layout::Layout& layout, const TargetOptions& options) {
+  return round_up(layout.canon().scope().numbers.find("vocab")->second, options.vocab_multiple * layout.mesh().tp);
 }
 
 }  // namespace
@@ -267,7 +260,7 @@ Expected<std::vector<Sidecar>> NanotronFormat::sidecars(const SidecarInput& inpu
   const bool has_tokenizer = std::any_of(input.carried.begin(), input.carried.end(),
                                          [](const Sidecar& sidecar) { return is_tokenizer(sidecar.path); });
   if (!has_tokenizer) notes.push_back("nanotron: no tokenizer to copy: config.yaml names none; give --tokenizer-from");
-  const NanotronSideFiles texts{input.spec, input.options, version, stored_rows(input.layout), has_tokenizer};
+  const NanotronSideFiles texts{input.spec, input.options, version, stored_rows(input.layout, input.options), has_tokenizer};
   std::vector<Sidecar> sidecars = {{kConfig, "", texts.model_config_text(notes)},
                                    {"checkpoint_metadata.json", "", texts.checkpoint_metadata()},
                                    {"config.yaml", "", texts.config_yaml()}};

@@ -16,9 +16,12 @@ using Json = nlohmann::ordered_json;
 
 Expected<InspectResult> inspect(Context& context, const Options& options) {
   format::SourceOptions source = source_options(options);
-  // What is shown is chosen here; the checkpoint is looked at as a whole.
+  // What is shown is chosen here; all that is there is looked at.
   source.include.clear();
   source.exclude.clear();
+  if (chooses(options)) {
+    source.needs = [&](const std::string& array, const std::vector<std::string>&) { return is_chosen(array, options); };
+  }
   RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source));
   const format::Probe& probe = checkpoint.probe;
   const Digests names = make_digests(checkpoint, {}, {});

@@ -16,6 +16,7 @@ bool matches_any(const std::vector<std::string>& globs, const std::string& name)
 
 struct Verdict {
   bool included = false, excluded = false;
+  bool chosen() const { return included && !excluded; }
 };
 using Verdicts = std::map<std::string, Verdict>;
 
@@ -41,6 +42,17 @@ void judge_lines(const format::Checkpoint& checkpoint, const Options& options, V
   }
 }
 
+/// Is a line that the array holds chosen, or, of an unknown array, the array itself?
+bool needs(const std::string& array, const std::vector<std::string>& lines, const Options& options) {
+  Verdict by_array;
+  judge(array, options, by_array);
+  return lines.empty() ? by_array.chosen() : std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
+    Verdict verdict = by_array;
+    judge(line, options, verdict);
+    return verdict.chosen();
+  });
+}
+
 /// Patterns for exactly the stored arrays that hold chosen lines; none if all do.
 std::vector<std::string> arrays_with(const format::Checkpoint& checkpoint, const std::set<std::string>& lines) {
   const layout::Layout& layout = *checkpoint.layout;
@@ -62,16 +74,23 @@ std::vector<std::string> arrays_with(const format::Checkpoint& checkpoint, const
 
 }  // namespace
 
+bool chooses(const Options& options) { return !options.include.empty() || !options.exclude.empty(); }
+
 bool is_chosen(const std::string& name, const Options& options) {
   Verdict verdict;
   judge(name, options, verdict);
-  return verdict.included && !verdict.excluded;
+  return verdict.chosen();
 }
 
 Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options) {
   format::SourceOptions whole = source_options(options);
   whole.include.clear();
   whole.exclude.clear();
+  if (chooses(options)) {
+    whole.needs = [&](const std::string& array, const std::vector<std::string>& lines) {
+      return needs(array, lines, options);
+    };
+  }
   format::SourceOptions other_whole = whole;
   other_whole.from = options.against_from;
   other_whole.from_option = "--against-from";
@@ -85,10 +104,11 @@ Expected<Pair> open_pair(Context& context, const std::string& other, const Optio
   judge_lines(b, options, verdicts);
   std::set<std::string> lines;
   for (const auto& [name, verdict] : verdicts) {
-    if (verdict.included && !verdict.excluded) lines.insert(name);
+    if (verdict.chosen()) lines.insert(name);
   }
   if (lines.empty()) return usage_error("--include and --exclude leave nothing to compare");
   if (lines.size() < verdicts.size()) {
+    whole.needs = other_whole.needs = nullptr;
     whole.include = arrays_with(a, lines);
     other_whole.include = arrays_with(b, lines);
     if (!whole.include.empty()) {

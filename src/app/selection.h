@@ -10,6 +10,9 @@
 
 namespace reshard::app {
 
+/// Is --include or --exclude given? Pure.
+bool chooses(const Options& options);
+
 /// Do --include and --exclude leave something of this name in? Pure.
 bool is_chosen(const std::string& name, const Options& options);
 
@@ -20,9 +23,9 @@ struct Pair {
   std::set<std::string> lines;
 };
 
-/// Opens options.src and `other`, which --from, --step, --config-from and --tokenizer-from do not describe. --include and
-/// --exclude name lines ("attn.q[layer=3]") or stored arrays of either checkpoint; what no chosen line lies in is not
-/// read. Errors: as open_checkpoint; (usage) nothing is left. Collective.
+/// Opens options.src and `other`, which --from, --step, --config-from and --tokenizer-from do not describe. --include
+/// and --exclude name lines ("attn.q[layer=3]") or stored arrays of either checkpoint; what no chosen line lies in is
+/// not read, and may be missing. Errors: as open_checkpoint; (usage) nothing is left. Collective.
 Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options);
 
 }  // namespace reshard::app

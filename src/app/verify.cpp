@@ -180,7 +180,13 @@ Expected<Check> check_source(Context& context, const Pair& pair, const Digests& 
 Expected<Options> with_recorded_vocabulary(Context& context, const Options& given) {
   Options options = given;
   if (options.vocab_size != 0) return options;
-  RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source_options(options)));
+  // A look at what is there; what is missing or unknown is told when it is opened for good.
+  format::SourceOptions source = source_options(options);
+  source.include.clear();
+  source.exclude.clear();
+  source.needs = [](const std::string&, const std::vector<std::string>&) { return false; };
+  RESHARD_TRY(const format::Checkpoint checkpoint,
+              format::open_checkpoint(options.src, source, context.library, context.comm));
   if (!make_digests(checkpoint, {}, {}).vocabulary_padded) return options;
   RESHARD_TRY(const std::string text, read_record(context, checkpoint));
   if (text.empty()) return options;

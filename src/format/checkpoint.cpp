@@ -106,7 +106,11 @@ class Reconciler {
       RESHARD_TRY(layout, predict());
       found = match(layout, probe.directory, *checkpoint_.format, dropped_);
     }
-    if (!options_.include.empty() || !options_.exclude.empty()) RESHARD_CHECK(leave_out(layout, found));
+    if (options_.needs) {
+      RESHARD_CHECK(excuse(layout, found));
+    } else if (!options_.include.empty() || !options_.exclude.empty()) {
+      RESHARD_CHECK(leave_out(layout, found));
+    }
     RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
     RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
 
@@ -146,22 +150,42 @@ class Reconciler {
   // Drops what --include and --exclude leave out, known or not, and predicts again without it: a part of a checkpoint
   // needs to hold no more than what is asked of it.
   Status leave_out(layout::Layout& layout, Match& found) {
-    const Directory& directory = checkpoint_.probe.directory;
+    const auto is_in = [&](std::uint32_t a) { return is_selected(options_, layout.name(layout.arrays()[a])); };
     for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
-      const bool stored = found.locations[a] != Match::kMissing;
-      if (stored && !is_selected(options_, layout.name(layout.arrays()[a]))) dropped_.insert(found.locations[a]);
+      if (found.locations[a] != Match::kMissing && !is_in(a)) dropped_.insert(found.locations[a]);
     }
     for (const std::uint32_t e : found.unexpected) {
-      if (!is_selected(options_, directory.entries[e].entry.name)) dropped_.insert(e);
+      if (!is_selected(options_, checkpoint_.probe.directory.entries[e].entry.name)) dropped_.insert(e);
     }
-    RESHARD_TRY(checkpoint_.canon, select(layout, options_));
+    return predict_rest(is_in, layout, found);
+  }
+
+  // Drops what is missing or unknown and not needed.
+  Status excuse(layout::Layout& layout, Match& found) {
+    std::vector<bool> is_in;
+    for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+      std::vector<std::string> lines;
+      for (const Index line : lines_of(layout, a)) lines.push_back(layout.canon().line_name(line));
+      is_in.push_back(found.locations[a] != Match::kMissing || options_.needs(layout.name(layout.arrays()[a]), lines));
+    }
+    // Another model altogether: what its names are is told below.
+    if (std::none_of(is_in.begin(), is_in.end(), [](bool in) { return in; })) return {};
+    for (const std::uint32_t e : found.unexpected) {
+      if (!options_.needs(checkpoint_.probe.directory.entries[e].entry.name, {})) dropped_.insert(e);
+    }
+    return predict_rest([&](std::uint32_t a) { return is_in[a]; }, layout, found);
+  }
+
+  // Predicts again without the arrays that are not in, and matches what is not dropped.
+  Status predict_rest(const std::function<bool(std::uint32_t)>& is_in, layout::Layout& layout, Match& found) {
+    RESHARD_TRY(checkpoint_.canon, select(layout, is_in));
     std::erase_if(checkpoint_.named, [&](const auto& array) { return checkpoint_.canon->find(array.name) < 0; });
     auto rest = predict();
     if (!rest) return usage_error("--include and --exclude: " + rest.error().message);
     layout = *std::move(rest);
     RESHARD_CHECK(check_complete(layout));
     std::vector<std::uint32_t> ignored = std::move(found.ignored);
-    found = match(layout, directory, *checkpoint_.format, dropped_);
+    found = match(layout, checkpoint_.probe.directory, *checkpoint_.format, dropped_);
     found.ignored = std::move(ignored);
     return {};
   }
@@ -188,7 +212,8 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   RESHARD_TRY(layout::Layout layout,
               layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, {}));
   if (!options.include.empty() || !options.exclude.empty()) {
-    RESHARD_TRY(checkpoint.canon, select(layout, options));
+    const auto is_in = [&](std::uint32_t a) { return is_selected(options, layout.name(layout.arrays()[a])); };
+    RESHARD_TRY(checkpoint.canon, select(layout, is_in));
     RESHARD_TRY(layout, layout::Layout::predict(checkpoint.canon, std::move(table), {}, std::move(placement),
                                                 probe.spec.dtype, {}));
   }

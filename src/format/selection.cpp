@@ -16,15 +16,16 @@ Index axis_size(const layout::Tensor& tensor, std::string_view axis) {
   return found < 0 ? 1 : tensor.axes[static_cast<std::size_t>(found)].size;
 }
 
-// Layers at which each tensor is held by arrays that pass `filter`; tensors without layers count as layer 0.
+// Layers at which each tensor is held by arrays (numbers) that pass `filter`; tensors without layers count as layer 0.
 template <class Filter>
 std::vector<std::vector<bool>> layers_held(const layout::Layout& layout, const Filter& filter) {
   std::vector<std::vector<bool>> held;
   for (const layout::Tensor& tensor : layout.canon().tensors()) {
     held.emplace_back(static_cast<std::size_t>(axis_size(tensor, "layer")), false);
   }
-  for (const layout::Array& array : layout.arrays()) {
-    if (!filter(array)) continue;
+  for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+    if (!filter(a)) continue;
+    const layout::Array& array = layout.arrays()[a];
     for (const std::uint32_t tensor : layout.tensors(array)) {
       if (array.layer >= 0 && held[tensor].size() > 1) {
         held[tensor][static_cast<std::size_t>(array.layer)] = true;
@@ -48,10 +49,10 @@ bool is_selected(const SourceOptions& options, const std::string& array) {
   return included && std::none_of(options.exclude.begin(), options.exclude.end(), matches);
 }
 
-Expected<std::shared_ptr<const layout::Canon>> select(const layout::Layout& layout, const SourceOptions& options) {
-  const auto is_in = [&](const layout::Array& array) { return is_selected(options, layout.name(array)); };
+Expected<std::shared_ptr<const layout::Canon>> select(const layout::Layout& layout,
+                                                      const std::function<bool(std::uint32_t array)>& is_in) {
   const auto kept = layers_held(layout, is_in);
-  const auto left_out = layers_held(layout, [&](const layout::Array& array) { return !is_in(array); });
+  const auto left_out = layers_held(layout, [&](std::uint32_t array) { return !is_in(array); });
   std::vector<layout::Tensor> tensors;
   for (std::size_t t = 0; t < kept.size(); ++t) {
     layout::Tensor tensor = layout.canon().tensors()[t];
@@ -75,7 +76,7 @@ Expected<std::shared_ptr<const layout::Canon>> select(const layout::Layout& layo
 }
 
 Status check_complete(const layout::Layout& layout) {
-  const auto held = layers_held(layout, [](const layout::Array&) { return true; });
+  const auto held = layers_held(layout, [](std::uint32_t) { return true; });
   for (std::size_t t = 0; t < held.size(); ++t) {
     const layout::Tensor& tensor = layout.canon().tensors()[t];
     for (std::size_t layer = 0; layer < held[t].size(); ++layer) {

@@ -266,6 +266,34 @@ TEST_F(Program, DiffNamesWhatIsOnOneSideOnly) {
   EXPECT_FALSE(families["mismatches"].empty());
 }
 
+TEST_F(Program, APartIsAPartForAllCommands) {
+  const std::string weights = " --include '*proj*'",
+                    rest = " --exclude '*norm*' --exclude '*embed*' --exclude '*lm_head*'",
+                    lines = " --exclude '*norm*' --exclude embed --exclude head";
+  for (const std::string to : {"hf", "nanotron --tp 2"}) {
+    const std::string part = path("part-" + to.substr(0, 2));
+    succeed("convert " + kModel + " " + part + " --to " + to + weights);
+    const std::vector<std::string> pairs = {"verify " + part + " --against " + kModel, "diff " + part + " " + kModel,
+                                            "diff " + kModel + " " + part};
+    for (const std::string& choice : {weights, rest}) {
+      succeed("inspect " + part + choice);
+      succeed("verify " + part + choice);
+      for (const std::string& pair : pairs) succeed(pair + choice);
+    }
+    // Lines have names that both sides share.
+    for (const std::string& pair : pairs) succeed(pair + lines);
+    EXPECT_EQ(document("diff " + part + " " + kModel + " --include 'mlp.down*'")["lines"].size(), 4u);
+    // What is asked for has to be there.
+    for (const std::string& command :
+         {"inspect " + part, "inspect " + part + " --include '*norm*'", "diff " + kModel + " " + part,
+          "diff " + part + " " + kModel + " --include 'mlp.norm*'"}) {
+      const ProgramRun run = reshard(command);
+      EXPECT_EQ(run.status, 3) << command;
+      EXPECT_SAYS(run.err, " is missing") << command;
+    }
+  }
+}
+
 TEST_F(Program, TheNullTargetKeepsNothing) {
   const nlohmann::json done = document("convert synthetic:" + kModel + "/config.json null: --to nanotron --tp 2", 2);
   EXPECT_EQ(done["target"]["path"], "null:");

@@ -47,6 +47,9 @@ struct SourceOptions {
   io::Follow follow = io::Follow::cache;
   std::vector<std::string> passthrough;       ///< globs
   std::vector<std::string> include, exclude;  ///< globs of stored names; what they leave out is not converted
+  /// Which stored arrays a command that looks at some needs: others may be missing, or unknown to the model. `lines`
+  /// are the digest lines of an array, none of one that is unknown. Empty: all.
+  std::function<bool(const std::string& array, const std::vector<std::string>& lines)> needs;
 };
 
 /// A side file to carry or write.

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "fingerprint.h"
 #include "reshard/app/convert.h"
 #include "reshard/app/document.h"
+#include "reshard/base/hash.h"
 #include "reshard/base/text.h"
 
 namespace reshard::app {
@@ -192,13 +192,13 @@ void tell_casts(Context& context, const Conversion& conversion, const plan::Plan
 
 Json describe_source(const format::Checkpoint& checkpoint, const std::string& path) {
   const format::Directory& directory = checkpoint.probe.directory;
-  Fingerprint fingerprint;
+  Hasher hasher;
   Index bytes = 0;
   for (const format::Directory::Entry& entry : directory.entries) {
-    fingerprint.add(directory.files[entry.file]);
-    fingerprint.add(entry.entry.name);
-    fingerprint.add(to_string(entry.entry.dtype));
-    fingerprint.add(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
+    hasher.text(directory.files[entry.file]);
+    hasher.text(entry.entry.name);
+    hasher.text(to_string(entry.entry.dtype));
+    hasher.text(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
     bytes += entry.entry.length;
   }
   const fs::path plain = fs::path(path).lexically_normal();
@@ -213,7 +213,7 @@ Json describe_source(const format::Checkpoint& checkpoint, const std::string& pa
           {"files", directory.files.size()},
           {"arrays", directory.entries.size()},
           {"bytes", bytes},
-          {"hash", hash_text(fingerprint.value())}};
+          {"hash", hash_text(hasher.value())}};
 }
 
 std::string record_text(const Context& context, const Conversion& conversion, const Options& options,

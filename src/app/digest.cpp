@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "fingerprint.h"
+#include "reshard/base/hash.h"
 #include "reshard/repack/digest.h"
 
 namespace reshard::app {
@@ -28,10 +28,10 @@ std::uint64_t Digests::total() const {
   std::vector<std::string> texts;
   for (const DigestLine& line : lines) texts.push_back(line.name + "\n" + to_string(line));
   std::sort(texts.begin(), texts.end());
-  Fingerprint fingerprint;
-  for (const std::string& text : texts) fingerprint.add(text);
-  if (tied_head) fingerprint.add(kTiedHead);
-  return fingerprint.value();
+  Hasher hasher;
+  for (const std::string& text : texts) hasher.text(text);
+  if (tied_head) hasher.text(kTiedHead);
+  return hasher.value();
 }
 
 Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,

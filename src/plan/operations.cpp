@@ -9,6 +9,8 @@
 #include <numeric>
 #include <unordered_map>
 
+#include "reshard/base/hash.h"
+
 namespace reshard::plan {
 namespace {
 
@@ -133,13 +135,13 @@ class LoopPool {
   explicit LoopPool(std::vector<layout::Loop>& pool) : pool_(pool) {}
 
   std::uint32_t intern(const StridedCopy& copy) {
-    std::uint64_t hash = 1469598103934665603u;
+    Hasher hasher;
     for (int k = 0; k < copy.rank; ++k) {
       for (const Index v : {copy.loops[k].size, copy.loops[k].src, copy.loops[k].dst, copy.loops[k].canonical}) {
-        hash = (hash ^ static_cast<std::uint64_t>(v)) * 1099511628211u;
+        hasher.step(static_cast<std::uint64_t>(v));
       }
     }
-    auto [at, end] = known_.equal_range(hash);
+    auto [at, end] = known_.equal_range(hasher.value());
     for (; at != end; ++at) {
       if (std::equal(
               copy.loops, copy.loops + copy.rank, pool_.begin() + at->second,
@@ -149,7 +151,7 @@ class LoopPool {
     }
     const auto number = static_cast<std::uint32_t>(pool_.size());
     pool_.insert(pool_.end(), copy.loops, copy.loops + copy.rank);
-    known_.emplace(hash, number);
+    known_.emplace(hasher.value(), number);
     return number;
   }
 

@@ -8,6 +8,7 @@
 #include <cassert>
 #include <numeric>
 
+#include "reshard/base/hash.h"
 #include "reshard/base/text.h"
 #include "rounds.h"
 
@@ -15,26 +16,6 @@ namespace reshard::plan {
 namespace {
 
 constexpr double kReadOnce = 1.01;
-
-/// 64-bit FNV-1a over little-endian words: a fingerprint, not a cryptographic hash.
-class Hasher {
- public:
-  void add(std::uint64_t word) {
-    for (int byte = 0; byte < 8; ++byte) {
-      hash_ = (hash_ ^ (word & 0xFF)) * 1099511628211u;
-      word >>= 8;
-    }
-  }
-  void add(Index word) { add(static_cast<std::uint64_t>(word)); }
-  void add(std::string_view text) {
-    add(static_cast<std::uint64_t>(text.size()));
-    for (const char c : text) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  }
-  std::uint64_t value() const { return hash_; }
-
- private:
-  std::uint64_t hash_ = 1469598103934665603u;
-};
 
 using Rounds = std::vector<CutRound>;
 
@@ -402,26 +383,27 @@ std::uint64_t Plan::hash() const {
   Hasher hasher;
   const Inputs& inputs = state_->inputs;
   for (const Operation& op : inputs.operations.all()) {
-    hasher.add(std::uint64_t{op.src_array} << 32 | op.dst_array);
-    hasher.add(op.src);
-    hasher.add(op.dst);
-    hasher.add(op.line);
+    hasher.word(std::uint64_t{op.src_array} << 32 | op.dst_array);
+    hasher.word(op.src);
+    hasher.word(op.dst);
+    hasher.word(op.line);
     const layout::StridedCopy copy = inputs.operations.strided(op);
     for (int k = 0; k < copy.rank; ++k) {
       for (const Index v : {copy.loops[k].size, copy.loops[k].src, copy.loops[k].dst, copy.loops[k].canonical})
-        hasher.add(v);
+        hasher.word(v);
     }
   }
   for (const Transfer& transfer : inputs.transfers) {
-    for (const Place& place : transfer.dst_places) hasher.add(place.offset ^ (Index{place.file} << 40));
-    for (const layout::Array& array : transfer.src->arrays()) hasher.add(static_cast<std::uint64_t>(array.dtype));
-    for (const layout::Array& array : transfer.dst->arrays()) hasher.add(static_cast<std::uint64_t>(array.dtype));
+    for (const Place& place : transfer.dst_places) hasher.word(place.offset ^ (Index{place.file} << 40));
+    for (const layout::Array& array : transfer.src->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
+    for (const layout::Array& array : transfer.dst->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
   }
   for (const TargetFile& target : inputs.targets) {
-    hasher.add(target.size);
+    hasher.word(target.size);
     for (const TargetFile::Constant& constant : target.constants) {
-      hasher.add(constant.offset);
-      hasher.add(constant.bytes);
+      hasher.word(constant.offset);
+      hasher.word(std::ssize(constant.bytes));
+      hasher.bytes(constant.bytes);
     }
   }
   return hasher.value();
@@ -429,16 +411,16 @@ std::uint64_t Plan::hash() const {
 
 std::uint64_t Plan::schedule_hash() const {
   Hasher hasher;
-  hasher.add(hash());
-  hasher.add(static_cast<std::uint64_t>(state_->route));
-  for (const std::int32_t owner : state_->span_owner) hasher.add(std::uint64_t{static_cast<std::uint32_t>(owner)});
+  hasher.word(hash());
+  hasher.word(static_cast<std::uint64_t>(state_->route));
+  for (const std::int32_t owner : state_->span_owner) hasher.word(std::uint64_t{static_cast<std::uint32_t>(owner)});
   for (const Rounds& list : state_->rounds) {
-    hasher.add(static_cast<std::uint64_t>(list.size()));
+    hasher.word(static_cast<std::uint64_t>(list.size()));
     for (const CutRound& round : list) {
       for (const Range& range : round.targets) {
-        hasher.add(std::uint64_t{range.file});
-        hasher.add(range.begin);
-        hasher.add(range.end);
+        hasher.word(std::uint64_t{range.file});
+        hasher.word(range.begin);
+        hasher.word(range.end);
       }
     }
   }

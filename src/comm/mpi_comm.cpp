@@ -5,9 +5,11 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <thread>
 
 #include "reshard/comm/comm.h"
 
@@ -17,7 +19,12 @@ namespace {
 // MPI 3.1 counts are ints: longer transfers go in parts.
 constexpr Index kPartBytes = kGiB;
 
-[[noreturn]] void abort_job(Code code, const std::string& message) {
+// Ranks often give up together, for one reason. Each waits for its turn: the first one that speaks ends the others.
+constexpr auto kTurn = std::chrono::milliseconds(250);
+constexpr int kMaxTurns = 40;
+
+[[noreturn]] void abort_job(int rank, Code code, const std::string& message) {
+  std::this_thread::sleep_for(std::min(rank, kMaxTurns) * kTurn);
   std::fprintf(stderr, "reshard: %s\n", message.c_str());
   std::fflush(stderr);
   MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
@@ -30,7 +37,7 @@ void on_error(MPI_Comm* comm, int* code, ...) {
   int length = 0, rank = -1;
   MPI_Error_string(*code, text, &length);
   MPI_Comm_rank(*comm, &rank);
-  abort_job(Code::failed, fmt::format("rank {}: MPI failed: {}", rank, text));
+  abort_job(rank, Code::failed, fmt::format("rank {}: MPI failed: {}", rank, text));
 }
 
 class MpiRequest : public Request {
@@ -172,7 +179,7 @@ class MpiComm : public Comm {
     return request;
   }
 
-  [[noreturn]] void abort(Code code, const std::string& message) override { abort_job(code, message); }
+  [[noreturn]] void abort(Code code, const std::string& message) override { abort_job(rank_, code, message); }
 
  private:
   // Calls f(first, count) for parts of at most kPartBytes.

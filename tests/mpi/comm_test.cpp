@@ -40,6 +40,21 @@ TEST(MpiComm, AbortEndsAllRanksWithItsStatus) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
+TEST(MpiComm, DISABLED_AllRanksAbort) {
+  auto comm = comm::make_comm();
+  ASSERT_TRUE(comm) << comm.error().message;
+  (*comm)->barrier();
+  (*comm)->abort(Code::failed, "rank " + std::to_string((*comm)->rank()) + " gives up");
+}
+
+TEST(MpiComm, RanksThatAbortTogetherSpeakOnce) {
+  const test::Ran ran = test::run_test_on_ranks(4, "MpiComm.DISABLED_AllRanksAbort");
+  EXPECT_EQ(ran.status, 4) << ran.output;
+  const std::size_t first = ran.output.find(" gives up");
+  EXPECT_NE(first, std::string::npos) << ran.output;
+  EXPECT_EQ(ran.output.find(" gives up", first + 1), std::string::npos) << ran.output;
+}
+
 TEST(MpiComm, DISABLED_BelievesToBeAlone) {
   const auto comm = comm::make_mpi_comm();
   ASSERT_FALSE(comm);

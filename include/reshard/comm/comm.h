@@ -45,7 +45,8 @@ class Comm {
   /// ranks start the same ones in the same order.
   virtual std::unique_ptr<Request> start_maximum(std::span<std::int64_t> values) = 0;
   virtual std::unique_ptr<Request> start_sum(std::span<std::uint64_t> values) = 0;
-  /// Ends the job from one rank when nothing else can: prints `message`, never returns.
+  /// Ends the job from one rank when nothing else can: prints `message`, never returns. Of several ranks that do so at
+  /// about the same time, the lowest speaks.
   [[noreturn]] virtual void abort(Code code, const std::string& message) = 0;
 };
 

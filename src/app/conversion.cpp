@@ -225,7 +225,7 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                        {"dp", options.mesh.dp},
                        {"dtype", conversion.target_options.dtype},
                        {"keep_dtype", options.keep_dtype},
-                       {"max_shard_size", options.max_shard_size},
+                       {"max_shard_size", options.max_shard_size ? Json(*options.max_shard_size) : Json(nullptr)},
                        {"vocab_size", options.vocab_size},
                        {"vocab_multiple", options.vocab_multiple},
                        {"format_version", options.format_version},

@@ -67,7 +67,8 @@ Apply integer(std::string_view name, Index least, Set set) {
   };
 }
 
-Apply size(std::string_view name, Index app::Options::*member) {
+template <class Member>
+Apply size(std::string_view name, Member app::Options::*member) {
   return [=](Invocation& invocation, const std::string& value) -> Status {
     const std::optional<Index> bytes = parse_size(value);
     if (!bytes || *bytes == 0) return bad_value(name, value, "a size such as 5GB, 512MiB or 4096");
@@ -221,7 +222,7 @@ const std::vector<OptionInfo>& options() {
        integer("dp", 1, [](Options& o, Index n) { o.mesh.dp = n; })},
       {"dtype", "DTYPE", kTarget, false, "target", "bf16, fp16 or fp32; as in SRC if not given", text(&Options::dtype)},
       {"keep-dtype", "GLOB", kTarget, true, "target", "arrays that --dtype leaves alone", list(&Options::keep_dtype)},
-      {"max-shard-size", "SIZE", kTarget, false, "target", "of the files of format hf (5GB)",
+      {"max-shard-size", "SIZE", kTarget, false, "target", "of files, in formats that have shards by size (hf: 5GB)",
        size("max-shard-size", &Options::max_shard_size)},
       {"vocab-multiple", "N", kTarget, false, "target", "pad the vocabulary to a multiple of N times TP (1)",
        integer("vocab-multiple", 1, [](Options& o, Index n) { o.vocab_multiple = n; })},

@@ -26,6 +26,7 @@ namespace {
 constexpr std::string_view kSingle = "model.safetensors";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
 constexpr std::string_view kConfig = "config.json";
+constexpr Index kShardBytes = 5'000'000'000;  // as transformers has it
 
 bool exists(const std::string& path) {
   std::error_code ignored;
@@ -219,6 +220,8 @@ Status check_index(const container::WeightMap& index, const std::string& index_p
 
 }  // namespace
 
+bool PlainFormat::cuts_by_size(const layout::Table& table) const { return !names_files(table); }
+
 double PlainFormat::detect(const std::string& path) const {
   if (name_ != "hf") return 0;
   std::error_code ignored;
@@ -271,7 +274,7 @@ Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layou
                     layout.table().container));
   }
   std::vector<TargetFile> files;
-  if (names_files(layout.table())) {
+  if (!cuts_by_size(layout.table())) {
     files = group_by_file(layout);
   } else {
     std::vector<Index> sizes;
@@ -279,7 +282,7 @@ Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layou
       const Index bits = *num_elements(layout.shape(array)) * bits_of(array.dtype);
       sizes.push_back(bits / 8);
     }
-    const auto shards = deal_to_shards(sizes, options.max_shard_size);
+    const auto shards = deal_to_shards(sizes, options.max_shard_size.value_or(kShardBytes));
     for (std::size_t s = 0; s < shards.size(); ++s) {
       files.push_back({shard_name(s, shards.size()), {}, {}});
       for (const std::size_t array : shards[s]) add_array(layout, static_cast<std::uint32_t>(array), files.back());
@@ -291,7 +294,7 @@ Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layou
 
 Expected<std::vector<Sidecar>> PlainFormat::sidecars(const SidecarInput& input, std::vector<std::string>&) const {
   std::vector<Sidecar> sidecars = {{std::string(kConfig), "", model::write_hf_config(input.spec, input.library)}};
-  if (input.files.size() > 1 && !names_files(input.layout.table())) {
+  if (input.files.size() > 1 && cuts_by_size(input.layout.table())) {
     ShardIndex index;
     for (const TargetFile& file : input.files) {
       for (const container::FileSpec::Item& item : file.spec.items) {

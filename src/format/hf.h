@@ -14,6 +14,7 @@ class PlainFormat : public Format {
   explicit PlainFormat(std::string name) : name_(std::move(name)) {}
 
   std::string_view name() const override { return name_; }
+  bool cuts_by_size(const layout::Table& table) const override;
   double detect(const std::string& path) const override;
   Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                         comm::Comm& comm) const override;

@@ -149,10 +149,15 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   Target target;
   target.format = find(format, library);
   if (target.format == nullptr) return unknown_format(format, library);
-  if (options.max_shard_size < 1) return usage_error("--max-shard-size must be at least one byte");
   if (options.vocab_multiple < 1) return usage_error("--vocab-multiple must be at least 1");
   model::Spec spec = source.probe.spec;
   RESHARD_TRY(layout::Table table, library.table(spec.family, format));
+  if (options.max_shard_size && !target.format->cuts_by_size(table)) {
+    return usage_error("--max-shard-size: files of format " + format + " are not cut by size");
+  }
+  if (options.max_shard_size && *options.max_shard_size < 1) {
+    return usage_error("--max-shard-size must be at least one byte");
+  }
   RESHARD_TRY(table, model::add_passthrough(std::move(table), source.named));
   RESHARD_TRY(const TargetChoice choice, target.format->choose(spec, options, target.notes));
   layout::Scope scope = with_defaults(library.options(format), choice.options);

@@ -55,6 +55,10 @@ TEST_F(Refusals, ImpossibleTargets) {
   EXPECT_SAYS(refuse("convert " + kData + "qwen3 " + path("out") + " --to nanotron", 2), "q_norm");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --tp 2", 2), "tp");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --format-version 9", 2), "9");
+  for (const std::string to : {"nanotron", "hdf5"}) {
+    EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --max-shard-size 1GB --to " + to, 2),
+                "format " + to);
+  }
   EXPECT_TRUE(nothing_left("out"));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ struct Options {
   layout::Mesh mesh;
   std::string dtype;
   std::vector<std::string> keep_dtype;
-  Index max_shard_size = 5'000'000'000;
+  std::optional<Index> max_shard_size;  ///< nothing: as the format says
   Index vocab_multiple = 1;
   std::string format_version;
 

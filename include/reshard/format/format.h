@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -79,7 +80,7 @@ struct TargetOptions {
   std::string format_version;           ///< empty: the format's default
   std::string dtype;                    ///< empty: keep
   std::vector<std::string> keep_dtype;  ///< globs of target array names that keep the source's dtype
-  Index max_shard_size = 5'000'000'000;
+  std::optional<Index> max_shard_size;  ///< of formats that cut files by size; nothing: as the format says
   Index vocab_multiple = 1;
   std::string final_path;  ///< where the checkpoint will stand, for side files that name it
   /// Facts that are the same for every run (program version, description of the source), for containers that have room.
@@ -122,6 +123,8 @@ class Format {
   /// True if the checkpoint is a single file; `file_name` is its usual name in a folder.
   virtual bool one_file() const { return false; }
   virtual std::string file_name() const { return ""; }
+  /// True if the files of a target are cut by --max-shard-size. Pure.
+  virtual bool cuts_by_size(const layout::Table&) const { return false; }
   /// 0..1, by names and first bytes. Local.
   virtual double detect(const std::string& path) const = 0;
   /// Reads side files and headers (spread over at most 64 ranks). Errors (input). Collective.

@@ -169,6 +169,11 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   const container::Container* container = container::find(table.container);
   if (container == nullptr) return usage_error("format " + format + ": there is no container " + table.container);
   if (options.mesh.pp < 1 || options.mesh.tp < 1) return usage_error("--tp and --pp must be at least 1");
+  const layout::Scope& model = source.canon->scope();
+  if (const auto layers = model.numbers.find("layer");
+      layers != model.numbers.end() && choice.mesh.pp > layers->second) {
+    return usage_error(fmt::format("--pp {}: the model has only {} layers", choice.mesh.pp, layers->second));
+  }
   RESHARD_TRY(layout::Placement placement, place(table.placement, spec, *source.canon, choice.mesh, scope));
   RESHARD_TRY(layout::Layout layout, layout::Layout::predict(source.canon, std::move(table), choice.mesh,
                                                              std::move(placement), spec.dtype, scope));

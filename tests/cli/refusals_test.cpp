@@ -52,6 +52,7 @@ TEST_F(Refusals, Usage) {
 
 TEST_F(Refusals, ImpossibleTargets) {
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --tp 3", 2), "tp (3)");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --pp 5", 2), "only 4 layers");
   EXPECT_SAYS(refuse("convert " + kData + "qwen3 " + path("out") + " --to nanotron", 2), "q_norm");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --tp 2", 2), "tp");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to nanotron --format-version 9", 2), "9");

@@ -2,6 +2,7 @@
 // Random models of all families through the real formats: there and back is the identity, and ways do not matter.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -101,8 +102,9 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
       while (tp < 4 && c.groups % (tp + 1) == 0 && c.ffn % (tp + 1) == 0 && random.any(0, 2) > 0) ++tp;
       if (c.groups % tp != 0) tp = 1;
       b = folder.path("b");
-      to_b = "--to nanotron --tp " + std::to_string(tp) + " --pp " + std::to_string(random.any(1, 3)) +
-             " --vocab-multiple " + std::to_string(random.any(1, 7));
+      const Index pp = random.any(1, std::min(Index{3}, c.config["num_hidden_layers"].get<Index>()));
+      to_b = "--to nanotron --tp " + std::to_string(tp) + " --pp " + std::to_string(pp) + " --vocab-multiple " +
+             std::to_string(random.any(1, 7));
       back += " --vocab-size " + c.config["vocab_size"].dump();
     }
     const auto ranks = static_cast<int>(random.any(1, 3));

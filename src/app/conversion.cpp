@@ -95,6 +95,10 @@ Status make_room_for_record(const Context& context, const Options& options, Conv
 }
 
 Status describe(const Context& context, const Options& options, const format::Format& format, Conversion& conversion) {
+  if (options.dst.starts_with(format::kSynthetic)) {
+    return usage_error(fmt::format("{}: {} names sources only; DST is a path, or {} for nothing to be kept",
+                                   options.dst, format::kSynthetic, kNullTarget));
+  }
   conversion.dst = resolve_dst(options.dst, format);
   RESHARD_CHECK(check_apart(conversion.checkpoint, options.src, conversion.dst));
   format::TargetOptions& target = conversion.target_options;

@@ -24,8 +24,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kSynthetic = "synthetic:";
-
 struct Location {
   std::string path, format;
 };

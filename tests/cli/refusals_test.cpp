@@ -47,6 +47,7 @@ TEST_F(Refusals, Usage) {
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --dtype fp8", 2), "fp8");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --config-dir " + path("none"), 2), "none");
   EXPECT_SAYS(refuse("digest synthetic:llama3-80b", 2), "llama3-8");
+  EXPECT_SAYS(refuse("convert " + kModel + " synthetic:llama3-8b --to hf", 2), "names sources only");
   EXPECT_TRUE(nothing_left("out"));
 }
 

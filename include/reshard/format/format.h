@@ -20,6 +20,9 @@ namespace reshard::format {
 
 class Generator;
 
+/// Begins the path of a source that is stored nowhere: synthetic:MODEL.
+inline constexpr std::string_view kSynthetic = "synthetic:";
+
 /// All headers of a checkpoint, as one table.
 struct Directory {
   std::string root;                ///< folder, or the file itself for one-file formats

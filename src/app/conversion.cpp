@@ -125,6 +125,14 @@ Status describe(const Context& context, const Options& options, const format::Fo
 
 bool Conversion::writes() const { return dst != kNullTarget; }
 
+job::Claim::Request Conversion::claim_request(const Options& options) const {
+  job::Claim::Request request;
+  request.target = dst;
+  request.one_file = target.format->one_file();
+  request.overwrite = options.overwrite;
+  return request;
+}
+
 Index Conversion::table_bytes() const { return app::table_bytes(checkpoint) + app::table_bytes(target); }
 
 Digests Conversion::digests(const std::vector<std::uint64_t>& sums) const {

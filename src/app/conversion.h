@@ -12,6 +12,7 @@
 #include "reshard/app/options.h"
 #include "reshard/app/plan_report.h"
 #include "reshard/format/format.h"
+#include "reshard/job/claim.h"
 #include "reshard/plan/plan.h"
 
 namespace reshard::app {
@@ -29,6 +30,8 @@ struct Conversion {
   std::vector<plan::Transfer> transfers() const;
   std::vector<plan::TargetFile> target_files() const;
   plan::Options plan_options(const Options& options, int ranks) const;
+  /// Without plan and job.
+  job::Claim::Request claim_request(const Options& options) const;
   /// Lines of the target with the sums of a stream; none: zeros.
   Digests digests(const std::vector<std::uint64_t>& sums) const;
   /// What the container stores with each item of a target file.

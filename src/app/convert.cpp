@@ -86,10 +86,7 @@ Expected<Output> claim_output(Context& context, const Options& options, const Co
   Output output;
   Status status;
   if (comm.rank() == 0) {
-    job::Claim::Request request;
-    request.target = conversion.dst;
-    request.one_file = conversion.target.format->one_file();
-    request.overwrite = options.overwrite;
+    job::Claim::Request request = conversion.claim_request(options);
     request.plan_hash = hash_text(plan_hash);
     if (const char* id = std::getenv("SLURM_JOB_ID")) request.job_id = id;
     Expected<job::Claim> claim = job::Claim::make(request);

@@ -185,6 +185,9 @@ Expected<PlanReport> plan(Context& context, const Options& options) {
   Expected<PlanReport> report{PlanReport{}};
   if (context.comm.rank() == 0) {
     report = [&]() -> Expected<PlanReport> {
+      if (options.dry_run && conversion->writes()) {
+        RESHARD_CHECK(job::Claim::check(conversion->claim_request(options)));
+      }
       const auto begin = std::chrono::steady_clock::now();
       const int ranks = options.ranks > 0 ? options.ranks : context.comm.size();
       RESHARD_TRY(const plan::Plan plan, plan::Plan::make(conversion->transfers(), conversion->target_files(),

@@ -229,7 +229,8 @@ const std::vector<OptionInfo>& options() {
       {"format-version", "V", kTarget, false, "target", "version of the format, where it has several",
        text(&Options::format_version)},
       {"overwrite", "", kTarget, false, "target", "replace what is at DST", flag(&Options::overwrite)},
-      {"dry-run", "", bit(Command::convert), false, "target", "print the plan, write nothing", flag(&Options::dry_run)},
+      {"dry-run", "", bit(Command::convert), false, "target",
+       "refuse what would be refused, print the plan, write nothing", flag(&Options::dry_run)},
 
       {"tolerance", "T", bit(Command::diff), false, "answer", "largest absolute difference that counts as equal (0)",
        apply_tolerance},

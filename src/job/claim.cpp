@@ -154,6 +154,10 @@ bool is_mount_point(const std::string& path) {
   return info.stx_dev_major != parent.stx_dev_major || info.stx_dev_minor != parent.stx_dev_minor;
 }
 
+Error exists_error(const std::string& target) {
+  return usage_error(fmt::format("{}: exists; say --overwrite to replace it, or choose another path", target));
+}
+
 // May DST be made or replaced?
 Status check_target(const Claim::Request& request) {
   const std::string& target = request.target;
@@ -175,9 +179,7 @@ Status check_target(const Claim::Request& request) {
     return usage_error(fmt::format("{}: is a folder, but this target is one file", target));
   }
   if (fs::is_directory(status) && fs::is_empty(target, error) && !error) return {};
-  if (!request.overwrite) {
-    return usage_error(fmt::format("{}: exists; say --overwrite to replace it, or choose another path", target));
-  }
+  if (!request.overwrite) return exists_error(target);
   if (!fs::is_directory(status) && !fs::is_regular_file(status)) {
     return usage_error(fmt::format("{}: is neither a folder nor a regular file", target));
   }
@@ -208,23 +210,48 @@ Error held_by(const std::string& target, const Owner& owner) {
                                  owner.describe(), journal, Claim::partial_path(target)));
 }
 
-// Ends what a dead owner left: a commit that it began, else its claim and its partial output.
-Status clear_claim(const std::string& target) {
+// The owner of a claim, if it is dead. Errors (usage): it lives, or this is no claim.
+Expected<Owner> dead_owner(const std::string& target) {
   const std::string journal = Claim::journal_path(target);
-  const std::optional<Owner> owner = read_owner(journal);
+  std::optional<Owner> owner = read_owner(journal);
   if (!owner) {
     return usage_error(fmt::format("{}: is in the way, and not the claim of a job; remove or rename it", journal));
   }
   if (!owner->is_dead()) return held_by(target, *owner);
+  return *std::move(owner);
+}
+
+// Ends what a dead owner left: a commit that it began, else its claim and its partial output.
+Status clear_claim(const std::string& target) {
+  const std::string journal = Claim::journal_path(target);
+  RESHARD_TRY(const Owner owner, dead_owner(target));
   // Two jobs may find it at once.
   const Lock lock(journal + "/" + kOwner);
   if (!lock.held() || read_owner(journal) != owner) {
-    return usage_error(
-        fmt::format("{}: another job is clearing up what {} left; run again", target, owner->describe()));
+    return usage_error(fmt::format("{}: another job is clearing up what {} left; run again", target, owner.describe()));
   }
   if (exists(journal + "/" + kCommit)) return finish_commit(target);
   RESHARD_CHECK(remove_path(Claim::partial_path(target)));
   return drop_journal(target);
+}
+
+// May DST be claimed, where no claim is?
+Status check_unclaimed(const Claim::Request& request) {
+  RESHARD_CHECK(check_target(request));
+  const std::string partial = Claim::partial_path(request.target);
+  if (!exists(partial)) return {};
+  return usage_error(fmt::format("{}: is in the way, and no job's; remove or rename it", partial));
+}
+
+Expected<Claim::Request> with_plain_target(Claim::Request request) {
+  std::string target = request.target;
+  while (target.size() > 1 && target.ends_with('/')) target.pop_back();
+  const std::string name = fs::path(target).filename().string();
+  if (name.empty() || name == "." || name == "..") {
+    return usage_error(fmt::format("'{}': is not a path that can be made; name a new folder or file", request.target));
+  }
+  request.target = std::move(target);
+  return request;
 }
 
 Error cannot_create(const std::string& path, int error) {
@@ -240,20 +267,22 @@ std::string Claim::journal_path(const std::string& target) { return target + ".j
 Claim::Claim(const std::string& target, bool overwrite)
     : target_(target), partial_(partial_path(target)), journal_(journal_path(target)), overwrite_(overwrite) {}
 
+Status Claim::check(const Request& asked) {
+  RESHARD_TRY(const Request request, with_plain_target(asked));
+  const std::string& target = request.target;
+  if (!exists(journal_path(target))) return check_unclaimed(request);
+  RESHARD_CHECK(dead_owner(target));
+  // Its commit would be finished first, and DST be there.
+  if (exists(journal_path(target) + "/" + kCommit) && !request.overwrite) return exists_error(target);
+  return check_target(request);
+}
+
 Expected<Claim> Claim::make(const Request& asked) {
-  Request request = asked;
-  std::string& target = request.target;
-  while (target.size() > 1 && target.ends_with('/')) target.pop_back();
-  const std::string name = fs::path(target).filename().string();
-  if (name.empty() || name == "." || name == "..") {
-    return usage_error(fmt::format("'{}': is not a path that can be made; name a new folder or file", asked.target));
-  }
+  RESHARD_TRY(const Request request, with_plain_target(asked));
+  const std::string& target = request.target;
   Claim claim(target, request.overwrite);
   if (exists(claim.journal_)) RESHARD_CHECK(clear_claim(target));
-  RESHARD_CHECK(check_target(request));
-  if (exists(claim.partial_)) {
-    return usage_error(fmt::format("{}: is in the way, and no job's; remove or rename it", claim.partial_));
-  }
+  RESHARD_CHECK(check_unclaimed(request));
 
   const std::string start = look_at_process(::getpid()).value_or(Process{}).start;
   const Owner me{host_name(), start, request.job_id, request.plan_hash, ::getpid()};

@@ -76,6 +76,8 @@ TEST_F(Refusals, ABudgetThatIsTooSmallNamesTheSmallest) {
 TEST_F(Refusals, WhatIsInTheWay) {
   put_file(path("out/precious"), "data");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf", 2), "--overwrite");
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --dry-run", 2, 2), "--overwrite");
+  EXPECT_EQ(run_program(RESHARD_PROGRAM, "plan " + kModel + " " + path("out") + " --to hf").status, 0);
   EXPECT_EQ(file_bytes(path("out/precious")), "data");
   EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
   put_file(path("file/out"), "");

@@ -39,9 +39,11 @@ Claim::Request request(const std::string& target) {
   return request;
 }
 
-void expect_refused(const Claim::Request& request, const std::string& part) {
+void expect_refused(const Claim::Request& request, const std::string& part, bool foreseen = true) {
+  const Status checked = Claim::check(request);
   const auto claim = Claim::make(request);
   ASSERT_FALSE(claim);
+  EXPECT_EQ(checked ? "" : checked.error().message, foreseen ? claim.error().message : "");
   EXPECT_EQ(claim.error().code, Code::usage);
   EXPECT_SAYS(claim.error().message, part);
 }
@@ -65,6 +67,8 @@ class ClaimTest : public ::testing::Test {
 };
 
 TEST_F(ClaimTest, CommitsAFolder) {
+  EXPECT_TRUE(Claim::check(request(dst_ + "/")));
+  EXPECT_TRUE(names_in(folder_.path()).empty());
   auto claim = Claim::make(request(dst_ + "/"));
   ASSERT_TRUE(claim) << claim.error().message;
   EXPECT_EQ(claim->partial(), dst_ + ".partial");
@@ -145,7 +149,7 @@ TEST_F(ClaimTest, RefusesTargetsThatCannotBeMade) {
   asked.target = "/proc";
   expect_refused(asked, "mount point");
   asked.target = "/proc/dst";
-  expect_refused(asked, "choose a target in a folder that you may write to");
+  expect_refused(asked, "choose a target in a folder that you may write to", false);
   asked.target = folder_.path("real");
   asked.one_file = true;
   expect_refused(asked, "is a folder, but this target is one file");

@@ -31,6 +31,9 @@ class Claim {
   /// this host is replaced and what it left is removed). Local, rank 0.
   static Expected<Claim> make(const Request& request);
 
+  /// The errors that make would give now, as far as they can be told without writing. Local, rank 0.
+  static Status check(const Request& request);
+
   const std::string& partial() const { return partial_; }
   const std::string& journal() const { return journal_; }
 

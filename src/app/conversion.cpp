@@ -10,6 +10,7 @@
 #include "reshard/app/document.h"
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
+#include "selection.h"
 
 namespace reshard::app {
 namespace {
@@ -183,7 +184,14 @@ Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, cons
   RESHARD_TRY(const format::Format* format, find_target_format(context, options.to));
   auto conversion = std::make_unique<Conversion>();
   RESHARD_TRY(conversion->checkpoint, open_source(context, options.src, source_options(options)));
+  tell_unmatched(context, options, conversion->checkpoint);
   RESHARD_CHECK(comm::agree(context.comm, describe(context, options, *format, *conversion)));
+  if (!options.keep_dtype.empty()) {
+    const layout::Layout& layout = *conversion->target.layout;
+    std::vector<std::string> names;
+    for (const layout::Array& array : layout.arrays()) names.push_back(layout.name(array));
+    tell_unmatched(context, "--keep-dtype", options.keep_dtype, names);
+  }
   for (const std::string& note : conversion->target.notes) context.tell(context.note, note);
   return conversion;
 }

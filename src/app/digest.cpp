@@ -7,6 +7,7 @@
 
 #include "reshard/base/hash.h"
 #include "reshard/repack/digest.h"
+#include "selection.h"
 
 namespace reshard::app {
 namespace {
@@ -52,6 +53,7 @@ Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DTy
 
 Expected<DigestResult> digest(Context& context, const Options& options) {
   RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source_options(options)));
+  tell_unmatched(context, options, checkpoint);
   const std::vector<DType> dtypes = line_dtypes(*checkpoint.layout);
   RESHARD_TRY(Streamed streamed, stream_canonical(context, checkpoint, dtypes, options));
   DigestResult result;

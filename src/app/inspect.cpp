@@ -23,6 +23,7 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
     source.needs = [&](const std::string& array, const std::vector<std::string>&) { return is_chosen(array, options); };
   }
   RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source));
+  tell_unmatched(context, options, checkpoint);
   const format::Probe& probe = checkpoint.probe;
   const Digests names = make_digests(checkpoint, {}, {});
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "selection.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 
@@ -40,6 +42,18 @@ void judge_lines(const format::Checkpoint& checkpoint, const Options& options, V
       all.excluded |= verdict.excluded;
     }
   }
+}
+
+std::vector<std::string> stored_names(const format::Checkpoint& checkpoint) {
+  std::vector<std::string> names;
+  for (const auto& entry : checkpoint.probe.directory.entries) names.push_back(entry.entry.name);
+  return names;
+}
+
+void tell_unmatched(const Context& context, const Options& options, const std::vector<std::string>& names) {
+  tell_unmatched(context, "--include", options.include, names);
+  tell_unmatched(context, "--exclude", options.exclude, names);
+  tell_unmatched(context, "--passthrough", options.passthrough, names);
 }
 
 /// Is a line that the array holds chosen, or, of an unknown array, the array itself?
@@ -82,6 +96,21 @@ bool is_chosen(const std::string& name, const Options& options) {
   return verdict.chosen();
 }
 
+void tell_unmatched(const Context& context, const std::string& option, const std::vector<std::string>& globs,
+                    const std::vector<std::string>& names) {
+  if (context.comm.rank() != 0) return;
+  for (const std::string& glob : globs) {
+    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return matches_glob(glob, name); })) {
+      continue;
+    }
+    context.tell(context.warning, fmt::format("{} '{}' matches nothing", option, glob));
+  }
+}
+
+void tell_unmatched(const Context& context, const Options& options, const format::Checkpoint& checkpoint) {
+  tell_unmatched(context, options, stored_names(checkpoint));
+}
+
 Expected<Pair> open_pair(Context& context, const std::string& other, const Options& options) {
   format::SourceOptions whole = source_options(options);
   whole.include.clear();
@@ -102,6 +131,11 @@ Expected<Pair> open_pair(Context& context, const std::string& other, const Optio
   Verdicts verdicts;
   judge_lines(a, options, verdicts);
   judge_lines(b, options, verdicts);
+  std::vector<std::string> names = stored_names(a);
+  const std::vector<std::string> b_names = stored_names(b);
+  names.insert(names.end(), b_names.begin(), b_names.end());
+  for (const auto& [name, verdict] : verdicts) names.push_back(name);
+  tell_unmatched(context, options, names);
   std::set<std::string> lines;
   for (const auto& [name, verdict] : verdicts) {
     if (verdict.chosen()) lines.insert(name);

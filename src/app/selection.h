@@ -16,6 +16,12 @@ bool chooses(const Options& options);
 /// Do --include and --exclude leave something of this name in? Pure.
 bool is_chosen(const std::string& name, const Options& options);
 
+/// Warns of each glob of an option that matches none of the names: a slip would go unnoticed otherwise. Rank 0 tells.
+void tell_unmatched(const Context& context, const std::string& option, const std::vector<std::string>& globs,
+                    const std::vector<std::string>& names);
+/// Does so for --include, --exclude and --passthrough, and the stored arrays of the checkpoint of a command.
+void tell_unmatched(const Context& context, const Options& options, const format::Checkpoint& checkpoint);
+
 /// Two checkpoints to compare, perhaps in different formats.
 struct Pair {
   format::Checkpoint a, b;

@@ -219,6 +219,7 @@ Expected<VerifyResult> verify(Context& context, const Options& given) {
   std::optional<format::Checkpoint> alone;
   if (options.against.empty()) {
     RESHARD_TRY(alone, open_source(context, options.src, source_options(options)));
+    tell_unmatched(context, options, *alone);
   } else {
     RESHARD_TRY(pair, open_pair(context, options.against, options));
   }

@@ -294,6 +294,25 @@ TEST_F(Program, APartIsAPartForAllCommands) {
   }
 }
 
+TEST_F(Program, GlobsThatMatchNothingAreSaid) {
+  const auto warned = [&](const std::string& arguments, const std::string& option) {
+    const ProgramRun run = succeed(arguments, 2);
+    EXPECT_SAYS(run.err, "reshard: warning: " + option + " 'nom*' matches nothing");
+    EXPECT_EQ(run.err.find("nom"), run.err.rfind("nom")) << run.err;
+  };
+  for (const std::string option : {"--include", "--exclude", "--passthrough"}) {
+    const std::string slip = " " + option + " 'nom*' --include '*proj*'";
+    for (const std::string& command : {"inspect " + kModel, "verify " + kModel, "plan " + kModel + " null: --to hf",
+                                       "diff " + kModel + " " + kModel, "verify " + kModel + " --against " + kModel}) {
+      warned(command + slip, option);
+    }
+  }
+  warned("digest " + kModel + " --passthrough 'nom*'", "--passthrough");
+  warned("convert " + kModel + " null: --to hf --keep-dtype 'nom*' --keep-dtype '*norm*'", "--keep-dtype");
+  // Names of lines count where two checkpoints are compared.
+  EXPECT_EQ(succeed("diff " + kModel + " " + kModel + " --include 'attn.q*'").err, "");
+}
+
 TEST_F(Program, TheNullTargetKeepsNothing) {
   const nlohmann::json done = document("convert synthetic:" + kModel + "/config.json null: --to nanotron --tp 2", 2);
   EXPECT_EQ(done["target"]["path"], "null:");

@@ -259,8 +259,12 @@ Expected<std::vector<Sidecar>> NanotronFormat::sidecars(const SidecarInput& inpu
   RESHARD_TRY(const std::string version, target_version(input.options));
   const bool has_tokenizer = std::any_of(input.carried.begin(), input.carried.end(),
                                          [](const Sidecar& sidecar) { return is_tokenizer(sidecar.path); });
-  if (!has_tokenizer) notes.push_back("nanotron: no tokenizer to copy: config.yaml names none; give --tokenizer-from");
-  const NanotronSideFiles texts{input.spec, input.options, version, stored_rows(input.layout, input.options), has_tokenizer};
+  if (!has_tokenizer) {
+    notes.push_back(
+        "the source has no tokenizer: the config.yaml written here names none; --tokenizer-from supplies one");
+  }
+  const NanotronSideFiles texts{input.spec, input.options, version, stored_rows(input.layout, input.options),
+                                has_tokenizer};
   std::vector<Sidecar> sidecars = {{kConfig, "", texts.model_config_text(notes)},
                                    {"checkpoint_metadata.json", "", texts.checkpoint_metadata()},
                                    {"config.yaml", "", texts.config_yaml()}};

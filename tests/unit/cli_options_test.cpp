@@ -205,6 +205,26 @@ TEST_F(JobFiles, TheCommandLineWins) {
   EXPECT_EQ(some.options.mesh.tp, 3);
 }
 
+TEST_F(JobFiles, OperandsOfTheCommandLineTakeTheFirstPlaces) {
+  const std::string both = job(R"({"src": "a", "dst": "b"})");
+  const auto operands = [&](std::vector<std::string> given, const std::string& path) {
+    given.insert(given.begin(), "convert");
+    given.insert(given.end(), {"--config", path});
+    const Invocation invocation = parsed(given);
+    return invocation.options.src + " " + invocation.options.dst;
+  };
+  EXPECT_EQ(operands({}, both), "a b");
+  EXPECT_EQ(operands({"c"}, both), "c b");
+  EXPECT_EQ(operands({"c", "d"}, both), "c d");
+  EXPECT_SAYS(refused({"convert", "c", "d", "e", "--config", both}), "e is one operand too many");
+  const std::string dst = job(R"({"dst": "b"})");
+  EXPECT_EQ(operands({"c"}, dst), "c b");
+  EXPECT_SAYS(refused({"convert", "--config", dst}), "SRC is missing");
+  const std::string src = job(R"({"src": "a"})");
+  EXPECT_EQ(operands({"c", "d"}, src), "c d");
+  EXPECT_SAYS(refused({"convert", "c", "--config", src}), "DST is missing");
+}
+
 TEST_F(JobFiles, TolerancesAndLists) {
   EXPECT_DOUBLE_EQ(parsed({"diff", "a", "b", "--config", job(R"({"tolerance": 0.001})")}).options.tolerance, 0.001);
   EXPECT_EQ(parsed({"--config", job(R"({"command": "list", "what": "models"})")}).list_what, "models");

@@ -134,38 +134,6 @@ TEST_F(Program, ThereAndBack) {
   EXPECT_FALSE(std::filesystem::exists(path("nt.journal")));
 }
 
-TEST_F(Program, OutputsDoNotDependOnTheJob) {
-  const auto everything = [&](const std::string& folder) {
-    std::map<std::string, std::string> files;
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
-      if (entry.is_regular_file()) {
-        files[std::filesystem::relative(entry.path(), folder).string()] = file_bytes(entry.path().string());
-      }
-    }
-    return files;
-  };
-  for (const std::string to : {"nanotron --tp 2 --pp 2", "hf --max-shard-size 100KB", "hdf5"}) {
-    std::filesystem::create_directory(path("folder"));
-    succeed("convert " + kModel + " " + path("folder/out") + " --to " + to);
-    std::filesystem::remove(path("folder/out.report.json"));
-    const auto expected = everything(path("folder"));
-    std::filesystem::remove_all(path("folder"));
-    for (const int ranks : {2, 3, 5}) {
-      for (const std::string how : {"--route direct", "--route exchange --memory-budget 8MiB"}) {
-        std::filesystem::create_directory(path("folder"));
-        succeed("convert " + kModel + " " + path("folder/out") + " --to " + to + " " + how, ranks);
-        std::filesystem::remove(path("folder/out.report.json"));
-        const auto found = everything(path("folder"));
-        ASSERT_EQ(found.size(), expected.size());
-        for (const auto& [name, bytes] : expected) {
-          EXPECT_TRUE(found.at(name) == bytes) << to << ": " << name << " on " << ranks << " ranks, " << how;
-        }
-        std::filesystem::remove_all(path("folder"));
-      }
-    }
-  }
-}
-
 TEST_F(Program, Digest) {
   const ProgramRun run = succeed("digest " + kData + "llama-tied");
   EXPECT_TRUE(std::regex_search(run.out, std::regex("^rd1:[0-9a-f]{16}  embed  \\[259,64\\]\n"))) << run.out;

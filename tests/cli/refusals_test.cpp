@@ -2,6 +2,8 @@
 // What the program refuses: one line on stderr, nothing on stdout, the right status, and no output left behind.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -121,6 +123,28 @@ TEST_F(Refusals, FailuresWhileRunningLeaveNothing) {
       EXPECT_SAYS(line, part) << fault;
       EXPECT_TRUE(nothing_left("out")) << fault;
     }
+  }
+}
+
+// The commit fails when all else is done: the output is whole, under the name that it grew in.
+TEST_F(Refusals, AFailingCommitKeepsTheOutput) {
+  for (const int ranks : {1, 3}) {
+    std::thread somebody([&] {
+      for (int tries = 0; tries < 3000 && !std::filesystem::exists(path("out.partial")); ++tries) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      put_file(path("out/precious"), "data");
+    });
+    const std::string line =
+        refuse("convert " + kModel + " " + path("out") + " --to nanotron", 4, ranks, "RESHARD_IO_THROTTLE=500KB,500KB");
+    somebody.join();
+    EXPECT_SAYS(line, "appeared while this job ran; the output is complete in " + path("out.partial"));
+    EXPECT_EQ(file_bytes(path("out/precious")), "data");
+    EXPECT_FALSE(std::filesystem::exists(path("out.report.json")));
+    const ProgramRun whole = run_program(RESHARD_PROGRAM, "diff " + kModel + " " + path("out.partial"));
+    EXPECT_EQ(whole.status, 0) << whole.err;
+    EXPECT_EQ(run_program(RESHARD_PROGRAM, "verify " + path("out.partial")).status, 0);
+    for (const char* name : {"out", "out.partial", "out.journal"}) std::filesystem::remove_all(path(name));
   }
 }
 

@@ -122,7 +122,13 @@ class Reconciler {
  private:
   Expected<layout::Layout> predict() const {
     const Probe& probe = checkpoint_.probe;
-    const layout::Scope scope = with_defaults(library_.options(std::string(checkpoint_.format->name())), probe.options);
+    const auto is_stored = [&](const std::string& glob) {
+      const auto& entries = probe.directory.entries;
+      return std::any_of(entries.begin(), entries.end(),
+                         [&](const Directory::Entry& entry) { return matches_glob(glob, entry.entry.name); });
+    };
+    const layout::Scope scope =
+        with_defaults(library_.options(std::string(checkpoint_.format->name()), is_stored), probe.options);
     RESHARD_TRY(layout::Placement placement,
                 place(table_.placement, probe.spec, *checkpoint_.canon, probe.mesh, scope));
     auto layout =
@@ -206,14 +212,15 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   RESHARD_TRY(probe.spec, model::named_model(name, library));
   RESHARD_TRY(checkpoint.canon, model::make_canon(probe.spec, library));
   RESHARD_TRY(layout::Table table, library.table(probe.spec.family, "hf"));
-  RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, *checkpoint.canon, {}, {}));
+  const layout::Scope scope = library.options("hf");
+  RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, *checkpoint.canon, {}, scope));
   RESHARD_TRY(layout::Layout layout,
-              layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, {}));
+              layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, scope));
   if (!options.include.empty() || !options.exclude.empty()) {
     const auto is_in = [&](std::uint32_t a) { return is_selected(options, layout.name(layout.arrays()[a])); };
     RESHARD_TRY(checkpoint.canon, select(layout, is_in));
     RESHARD_TRY(layout, layout::Layout::predict(checkpoint.canon, std::move(table), {}, std::move(placement),
-                                                probe.spec.dtype, {}));
+                                                probe.spec.dtype, scope));
   }
   RESHARD_TRY(const std::vector<TargetFile> files, checkpoint.format->files(layout, {}));
   checkpoint.locations.resize(layout.arrays().size());

@@ -262,7 +262,8 @@ class Loader {
     for (const char* section : {"options", "numbers"}) {
       if (!format.contains(section)) continue;
       for (const auto& [name, value] : format.at(section).items()) {
-        if (Status status = names.check_expression(expression_text(value)); !status)
+        const bool glob = section == std::string_view("options") && value.is_string();
+        if (Status status = glob ? Status() : names.check_expression(expression_text(value)); !status)
           return at_key(std::move(status), name);
         if (Status status = names.add_number(name); !status) return at_key(std::move(status), section);
       }
@@ -358,12 +359,19 @@ Expected<layout::Table> Library::table(const std::string& family, const std::str
 
 layout::Table Library::empty_table(const std::string& format) const { return make_empty_table(formats_.at(format)); }
 
-layout::Scope Library::options(const std::string& format) const {
+layout::Scope Library::options(const std::string& format,
+                               const std::function<bool(const std::string& glob)>& is_stored) const {
   layout::Scope scope;
   const Json& json = formats_.at(format);
   if (!json.contains("options")) return scope;
-  for (const auto& [name, value] : json.at("options").items()) scope.numbers[name] = value.get<Index>();
+  for (const auto& [name, value] : json.at("options").items()) {
+    scope.numbers[name] = value.is_string() ? is_stored(value.get<std::string>()) : value.get<Index>();
+  }
   return scope;
+}
+
+layout::Scope Library::options(const std::string& format) const {
+  return options(format, [](const std::string&) { return false; });
 }
 
 }  // namespace reshard::model

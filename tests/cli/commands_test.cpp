@@ -288,6 +288,19 @@ TEST_F(Program, TheNullTargetKeepsNothing) {
   EXPECT_EQ(done["digests"]["total"], document("digest synthetic:" + kModel + "/config.json")["digests"]["total"]);
 }
 
+// Transformers 5 may save the experts of a layer as it holds them, in two tensors; we write them one by one, as it does
+// by default.
+TEST_F(Program, FusedExpertsAreRead) {
+  for (const std::string name : {"mixtral", "qwen2-moe", "qwen3-moe"}) {
+    const std::string single = RESHARD_SOURCE_DIR "/tests/interop/hf-fused/" + name, fused = single + "-fused";
+    EXPECT_EQ(document("digest " + fused)["digests"], document("digest " + single)["digests"]) << name;
+    succeed("convert " + fused + " " + path(name) + " --to hf", 2);
+    EXPECT_TRUE(file_bytes(path(name + "/model.safetensors")) == file_bytes(single + "/model.safetensors")) << name;
+    succeed("convert " + fused + " " + path(name + ".h5") + " --to hdf5");
+    succeed("diff " + path(name + ".h5") + " " + single);
+  }
+}
+
 TEST_F(Program, OneFileTargetsGoIntoFoldersUnderTheirUsualName) {
   std::filesystem::create_directory(path("folder"));
   const nlohmann::json done = document("convert " + kModel + " " + path("folder") + " --to hdf5");

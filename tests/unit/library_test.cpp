@@ -307,8 +307,9 @@ TEST(Library, WritesInTheOrderOfTheModules) {
                                      {"attention_bias", true}},
                                     shipped(), "config.json");
   ASSERT_TRUE(spec) << spec.error().message;
-  const auto layout = layout::Layout::predict(make_canon(*spec, shipped()).value(),
-                                              shipped().table("qwen3_moe", "hf").value(), {}, {}, DType::bf16, {});
+  const auto layout =
+      layout::Layout::predict(make_canon(*spec, shipped()).value(), shipped().table("qwen3_moe", "hf").value(), {}, {},
+                              DType::bf16, shipped().options("hf"));
   ASSERT_TRUE(layout) << layout.error().message;
   std::vector<std::string> names;
   for (const layout::Array& array : layout->arrays()) names.push_back(layout->name(array));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -56,6 +57,8 @@ class Library {
   layout::Table empty_table(const std::string& format) const;
   /// The numbers that a format's code may set for the table's conditions, at their defaults.
   layout::Scope options(const std::string& format) const;
+  /// The same for a source, which sets those that a glob stands for: does it hold an array of such a name?
+  layout::Scope options(const std::string& format, const std::function<bool(const std::string& glob)>& is_stored) const;
 
  private:
   friend class Loader;

@@ -31,7 +31,7 @@ std::uint64_t Digests::total() const {
   std::sort(texts.begin(), texts.end());
   Hasher hasher;
   for (const std::string& text : texts) hasher.text(text);
-  if (tied_head) hasher.text(kTiedHead);
+  for (const model::Tie& tie : ties) hasher.text(tie.text());
   return hasher.value();
 }
 
@@ -39,7 +39,7 @@ Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DTy
                      const std::vector<std::uint64_t>& sums) {
   const layout::Canon& canon = *checkpoint.canon;
   Digests digests;
-  digests.tied_head = checkpoint.probe.spec.flag("tie_word_embeddings") && canon.find("head") < 0;
+  digests.ties = checkpoint.ties;
   const auto padded = checkpoint.probe.spec.facts.find("vocab_padded");
   digests.vocabulary_padded =
       padded != checkpoint.probe.spec.facts.end() && padded->is_boolean() && padded->get<bool>();
@@ -63,6 +63,12 @@ Expected<DigestResult> digest(Context& context, const Options& options) {
   return result;
 }
 
+Json to_json(const std::vector<model::Tie>& ties) {
+  Json texts = Json::array();
+  for (const model::Tie& tie : ties) texts.push_back(tie.text());
+  return texts;
+}
+
 Json to_json(const Digests& digests) {
   Json lines = Json::array();
   for (const DigestLine& line : digests.lines) {
@@ -72,7 +78,7 @@ Json to_json(const Digests& digests) {
                      {"digest", digest_text(line.digest)}});
   }
   return {{"total", digest_text(digests.total())},
-          {"tied_head", digests.tied_head},
+          {"ties", to_json(digests.ties)},
           {"vocabulary_padded", digests.vocabulary_padded},
           {"lines", std::move(lines)}};
 }

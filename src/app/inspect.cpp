@@ -36,7 +36,7 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   result.hyper_parameters = probe.spec.fields;
   result.vocabulary = probe.spec.integer("vocab_size");
   result.vocabulary_padded = names.vocabulary_padded;
-  result.tied_head = names.tied_head;
+  result.ties = names.ties;
   for (const DigestLine& line : names.lines) result.parameters += num_elements(line.shape).value_or(0);
   result.num_files = std::ssize(probe.directory.files);
   result.num_arrays = std::ssize(probe.directory.entries);
@@ -69,7 +69,7 @@ Json to_json(const InspectResult& result) {
           {"dtype", to_string(result.dtype)},
           {"hyper_parameters", result.hyper_parameters},
           {"vocabulary", {{"size", result.vocabulary}, {"padded", result.vocabulary_padded}}},
-          {"tied_head", result.tied_head},
+          {"ties", to_json(result.ties)},
           {"parameters", result.parameters},
           {"bytes", result.bytes},
           {"files", result.num_files},

@@ -139,14 +139,17 @@ Expected<Check> check_record(Context& context, const format::Checkpoint& checkpo
   return check;
 }
 
-/// Gives a tied head a line of its own: that of the embedding.
-void spell_out_head(Digests& digests) {
-  const auto embed = std::find_if(digests.lines.begin(), digests.lines.end(),
-                                  [](const DigestLine& line) { return line.name == "embed"; });
-  if (embed == digests.lines.end()) return;
-  DigestLine head = *embed;
-  head.name = "head";
-  digests.lines.push_back(std::move(head));
+/// Gives tied tensors lines of their own: those of the tensors that take their places.
+void spell_out_ties(Digests& digests) {
+  std::vector<DigestLine> more;
+  for (const model::Tie& tie : digests.ties) {
+    for (const DigestLine& line : digests.lines) {
+      if (line.name != tie.same && !line.name.starts_with(tie.same + "[")) continue;
+      more.push_back(line);
+      more.back().name.replace(0, tie.same.size(), tie.tensor);
+    }
+  }
+  digests.lines.insert(digests.lines.end(), more.begin(), more.end());
 }
 
 /// Streams the other checkpoint, cast to the dtypes of the first, and compares.
@@ -165,7 +168,10 @@ Expected<Check> check_source(Context& context, const Pair& pair, const Digests& 
   const auto is_wanted = [&](const DigestLine& line) { return pair.lines.count(line.name) != 0; };
   Digests chosen = digests;
   Digests other = make_digests(pair.b, wanted, streamed.digests);
-  if (digests.tied_head != other.tied_head) spell_out_head(digests.tied_head ? chosen : other);
+  if (chosen.ties != other.ties) {
+    spell_out_ties(chosen);
+    spell_out_ties(other);
+  }
   References references;
   for (const DigestLine& line : other.lines) {
     if (is_wanted(line)) references[line.name] = {line.shape, digest_text(line.digest)};

@@ -126,7 +126,9 @@ std::string describe(const app::InspectResult& result) {
                                          with_commas(result.vocabulary))
                            : with_commas(result.vocabulary)});
   }
-  facts.add({"head", result.tied_head ? "tied to embed" : "of its own"});
+  std::vector<std::string> ties;
+  for (const model::Tie& tie : result.ties) ties.push_back(tie.text());
+  facts.add({"tied", ties.empty() ? "nothing" : join(ties, ", ")});
   for (const auto& [key, value] : result.hyper_parameters.items()) facts.add({key, value.dump()});
   if (!result.side_files.empty()) facts.add({"side files", join(result.side_files, ", ")});
   if (!result.dropped.empty()) facts.add({"not used", some_of(result.dropped)});
@@ -256,7 +258,7 @@ std::string describe(const app::DiffResult& result) {
 std::string describe(const app::DigestResult& result) {
   std::string out;
   for (const app::DigestLine& line : result.digests.lines) out += to_string(line) + "\n";
-  if (result.digests.tied_head) out += fmt::format("{}\n", app::kTiedHead);
+  for (const model::Tie& tie : result.digests.ties) out += tie.text() + "\n";
   return out + fmt::format("{}  total\n", app::digest_text(result.digests.total()));
 }
 

@@ -240,6 +240,7 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   }
   checkpoint.layout = std::make_shared<const layout::Layout>(std::move(layout));
   checkpoint.generator = std::make_shared<const Generator>(checkpoint.layout);
+  checkpoint.ties = model::find_ties(probe.spec.family, *checkpoint.canon, library);
   return checkpoint;
 }
 
@@ -270,6 +271,7 @@ Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOption
   if (checkpoint.format == nullptr) return unknown_format(name, library);
   RESHARD_TRY(checkpoint.probe, checkpoint.format->probe(folder, options, library, comm));
   RESHARD_CHECK(Reconciler(options, library, checkpoint).run(comm));
+  checkpoint.ties = model::find_ties(checkpoint.probe.spec.family, *checkpoint.canon, library);
   return checkpoint;
 }
 

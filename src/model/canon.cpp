@@ -136,4 +136,16 @@ Expected<std::shared_ptr<const layout::Canon>> make_canon(const Spec& spec, cons
   return canon;
 }
 
+std::vector<Tie> find_ties(const std::string& family, const layout::Canon& canon, const Library& library) {
+  std::vector<Tie> ties;
+  if (!library.has_family(family)) return ties;
+  for (const auto& [name, json] : library.family(family).at("tensors").items()) {
+    if (!json.contains("else")) continue;
+    const auto there = layout::holds(json.at("if").get<std::string>(), canon.scope());
+    const std::string same = json.at("else").get<std::string>();
+    if (there && !*there && canon.find(same) >= 0) ties.push_back({name, same});
+  }
+  return ties;
+}
+
 }  // namespace reshard::model

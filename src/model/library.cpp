@@ -216,11 +216,20 @@ class Loader {
           return at_key(std::move(status), "require");
       }
     }
-    const auto check_tensor = [&](const std::string&, const Json& tensor) -> Status {
+    const auto check_tensor = [&](const std::string& name, const Json& tensor) -> Status {
       for (const std::string& axis : split(tensor.at("axes").get<std::string>(), ' ')) {
         if (!axis.empty() && !family.at("axes").contains(axis)) return usage_error("unknown axis " + axis);
       }
       if (tensor.contains("if")) RESHARD_CHECK(names.check_condition(tensor.at("if").get<std::string>()));
+      if (tensor.contains("else")) {
+        const std::string same = tensor.at("else").get<std::string>();
+        const Json& tensors = family.at("tensors");
+        if (!tensor.contains("if")) return usage_error("else: there is no \"if\"");
+        if (same == name || !tensors.contains(same) || tensors.at(same).at("axes") != tensor.at("axes")) {
+          return usage_error(fmt::format("else: there is no other tensor {} of the axes {}", same,
+                                         tensor.at("axes").get<std::string>()));
+        }
+      }
       if (tensor.contains("layers") && !names.sets.contains(tensor.at("layers").get<std::string>())) {
         return usage_error("unknown set " + tensor.at("layers").get<std::string>());
       }

@@ -79,6 +79,53 @@ TEST(ConfigDir, AMadeUpFamilyAndFormatConvert) {
   EXPECT_EQ(element(folder.path("slices/stage0/part-1-of-2.safetensors"), "w", 3 * 5 + 2), 0);
 }
 
+// A tensor of its own in one model, the embedding in another: what is tied to what is said by the family alone.
+TEST(ConfigDir, TiesAreThoseOfTheFamily) {
+  const TemporaryFolder folder;
+  nlohmann::json family = nlohmann::json::parse(kFamily);
+  family["fields"]["one_table"] = {{"type", "boolean"}, {"default", true}};
+  family["tensors"]["answers"] = {{"axes", "vocab embed"}, {"if", "not one_table"}, {"else", "embed"}};
+  family["formats"]["hf"]["rules"].push_back({{"array", "answers"}, {"tensor", "answers"}, {"view", "vocab embed"}});
+  put_file(folder.path("tables/arch/toy.json"), family.dump());
+  nlohmann::json config = {{"model_type", "toy"}, {"d_model", 5}, {"depth", 1}, {"words", 7}};
+  put_file(folder.path("config.json"), config.dump());
+  const auto run = [&](const std::string& arguments, int status = 0) {
+    const ProgramRun done = run_program(RESHARD_PROGRAM, arguments + " --config-dir " + folder.path("tables"));
+    EXPECT_EQ(done.status, status) << arguments << "\n" << done.err;
+    return done.out;
+  };
+  run("convert synthetic:" + folder.path("config.json") + " " + folder.path("tied") + " --to hf");
+  EXPECT_SAYS(run("digest " + folder.path("tied")), "\nanswers = embed\n");
+  EXPECT_SAYS(run("inspect " + folder.path("tied")), "answers = embed");
+
+  // The same values in two arrays.
+  const std::string bytes = file_bytes(folder.path("tied/model.safetensors"));
+  std::uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), 8);
+  nlohmann::json header = nlohmann::json::parse(bytes.substr(8, length));
+  const std::size_t end = bytes.size() - 8 - length, begin = header["words.weight"]["data_offsets"][0],
+                    size = header["words.weight"]["data_offsets"][1].get<std::size_t>() - begin;
+  header["answers"] = header["words.weight"];
+  header["answers"]["data_offsets"] = {end, end + size};
+  const std::string text = header.dump();
+  length = text.size();
+  const std::string values = bytes.substr(bytes.size() - end);
+  std::string untied(8, '\0');
+  std::memcpy(untied.data(), &length, 8);
+  put_file(folder.path("untied/model.safetensors"), untied + text + values + values.substr(begin, size));
+  config["one_table"] = false;
+  put_file(folder.path("untied/config.json"), config.dump());
+  EXPECT_EQ(run("digest " + folder.path("untied")).find(" = "), std::string::npos);
+  run("verify " + folder.path("tied") + " --against " + folder.path("untied"));
+  run("verify " + folder.path("untied") + " --against " + folder.path("tied"));
+  put_file(folder.path("untied/model.safetensors"), untied + text + values + std::string(size, 'x'));
+  run("verify " + folder.path("untied") + " --against " + folder.path("tied"), 1);
+
+  family["tensors"]["answers"]["else"] = "left";
+  put_file(folder.path("tables/arch/toy.json"), family.dump());
+  run("digest " + folder.path("tied"), 2);
+}
+
 TEST(ConfigDir, BadTablesAreNamed) {
   const TemporaryFolder folder;
   const auto message = [&](const std::string& family) {

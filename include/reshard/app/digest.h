@@ -24,7 +24,7 @@ struct DigestLine {
 /// topology and lossless dtype.
 struct Digests {
   std::vector<DigestLine> lines;   ///< in canonical order
-  bool tied_head = false;          ///< printed as the line "head = embed"
+  std::vector<model::Tie> ties;    ///< printed as lines such as "head = embed"
   bool vocabulary_padded = false;  ///< the true vocabulary is unknown: its padding counts as values
 
   std::uint64_t total() const;  ///< hash of the lines as printed
@@ -36,7 +36,6 @@ std::string digest_text(std::uint64_t digest);
 std::string to_string(const DigestLine& line);
 /// "[4,2,2,4,64]".
 std::string shape_text(const Shape& shape);
-inline constexpr const char* kTiedHead = "head = embed";
 
 /// Lines of a checkpoint with the dtypes and digests of a stream, one of each per line; none: the model's dtype, zeros.
 /// Pure.
@@ -52,6 +51,7 @@ struct DigestResult {
 /// Streams the checkpoint once and digests it. Errors: as open_checkpoint, Plan::make, execute. Collective.
 Expected<DigestResult> digest(Context& context, const Options& options);
 
+nlohmann::ordered_json to_json(const std::vector<model::Tie>& ties);
 nlohmann::ordered_json to_json(const Digests& digests);
 nlohmann::ordered_json to_json(const DigestResult& result);
 

@@ -27,7 +27,7 @@ struct InspectResult {
   nlohmann::ordered_json hyper_parameters;
   Index vocabulary = 0;
   bool vocabulary_padded = false;  ///< the true vocabulary is unknown
-  bool tied_head = false;
+  std::vector<model::Tie> ties;
   Index parameters = 0;  ///< elements of all canonical tensors
   Index bytes = 0;       ///< of all stored arrays
   Index num_files = 0, num_arrays = 0;

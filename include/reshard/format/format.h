@@ -170,6 +170,7 @@ struct Checkpoint {
   std::vector<std::uint32_t> locations;
   /// Arrays that no table describes: those of the family generic, or those that passthrough carries.
   std::vector<model::NamedArray> named;
+  std::vector<model::Tie> ties;
   std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded
   io::Follow follow = io::Follow::cache;
   bool synthetic = false;                      ///< no file exists: the bytes are generated

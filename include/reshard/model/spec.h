@@ -46,6 +46,16 @@ Status complete(Spec& spec, const Library& library);
 /// contradictory, naming the key.
 Expected<std::shared_ptr<const layout::Canon>> make_canon(const Spec& spec, const Library& library);
 
+/// A tensor that a model does not have because another takes its place: a tied head.
+struct Tie {
+  std::string tensor, same;
+
+  std::string text() const { return tensor + " = " + same; }
+  bool operator==(const Tie&) const = default;
+};
+/// The ties of a model of this family. Pure.
+std::vector<Tie> find_ties(const std::string& family, const layout::Canon& canon, const Library& library);
+
 /// Spec from a config.json in any spelling (see src/model/README.md), completed. A dtype that the config does not state
 /// is left at bf16: the tensors tell. Errors (input), naming `path` and key: no model_type, an unknown one (naming the
 /// known ones and generic), wrong types, two spellings that disagree. Local.

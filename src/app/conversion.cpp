@@ -105,6 +105,7 @@ Status describe(const Context& context, const Options& options, const format::Fo
   format::TargetOptions& target = conversion.target_options;
   target.mesh = options.mesh;
   target.format_version = options.format_version;
+  target.params_style = options.params_style;
   RESHARD_TRY(target.dtype, parse_target_dtype(options.dtype));
   target.keep_dtype = options.keep_dtype;
   target.max_shard_size = options.max_shard_size;
@@ -249,6 +250,7 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                        {"vocab_size", options.vocab_size},
                        {"vocab_multiple", options.vocab_multiple},
                        {"format_version", options.format_version},
+                       {"params_style", options.params_style},
                        {"passthrough", options.passthrough},
                        {"include", options.include},
                        {"exclude", options.exclude}};

@@ -13,6 +13,7 @@
 #include "directory.h"
 #include "hdf5.h"
 #include "hf.h"
+#include "meta.h"
 #include "nanotron.h"
 #include "reshard/base/text.h"
 
@@ -25,11 +26,12 @@ namespace {
 constexpr double kSure = 0.5;
 constexpr std::size_t kListed = 8;
 
-const std::array<const Format*, 3>& built_in() {
-  static const PlainFormat hf("hf");
+const std::array<const Format*, 5>& built_in() {
+  static const PlainFormat hf("hf", "safetensors"), hf_bin("hf_bin", "torch");
+  static const MetaFormat meta;
   static const NanotronFormat nanotron;
   static const Hdf5Format hdf5;
-  static const std::array<const Format*, 3> formats = {&hf, &nanotron, &hdf5};
+  static const std::array<const Format*, 5> formats = {&hf, &hf_bin, &meta, &nanotron, &hdf5};
   return formats;
 }
 

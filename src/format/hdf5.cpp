@@ -87,6 +87,7 @@ Expected<Probe> Hdf5Format::probe(const std::string& path, const SourceOptions& 
 Expected<TargetChoice> Hdf5Format::choose(const model::Spec&, const TargetOptions& options,
                                           std::vector<std::string>&) const {
   RESHARD_CHECK(refuse_version(name(), options));
+  RESHARD_CHECK(refuse_params_style(name(), options));
   return TargetChoice{options.mesh, {}};
 }
 

@@ -16,6 +16,7 @@
 #include "reshard/base/text.h"
 #include "reshard/container/weight_map.h"
 #include "side_files.h"
+#include "tiktoken.h"
 
 namespace reshard::format {
 
@@ -23,8 +24,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kSingle = "model.safetensors";
-constexpr std::string_view kIndex = "model.safetensors.index.json";
 constexpr std::string_view kConfig = "config.json";
 constexpr Index kShardBytes = 5'000'000'000;  // as transformers has it
 
@@ -101,7 +100,8 @@ std::string_view total_in_name(std::string_view file) {
 }
 
 // The files that the index names: all there, of one save, and no others of their kind beside them.
-Status follow_index(const std::string& index_path, const std::vector<std::string>& files, SideFiles& found) {
+Status follow_index(const ShardNames& names, const std::string& index_path, const std::vector<std::string>& files,
+                    SideFiles& found) {
   RESHARD_TRY(container::WeightMap index, container::parse_weight_map(found.texts["index"], index_path));
   std::sort(index.files.begin(), index.files.end());
   Differences differences;
@@ -112,8 +112,7 @@ Status follow_index(const std::string& index_path, const std::vector<std::string
     }
   }
   for (const std::string& file : files) {
-    if (matches_glob("model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors", file) &&
-        !has(index.files, file)) {
+    if (names.is_shard(file) && !has(index.files, file)) {
       differences.add("does not name " + file + ", which may be left over from another save: remove it");
     }
   }
@@ -122,35 +121,63 @@ Status follow_index(const std::string& index_path, const std::vector<std::string
   return {};
 }
 
-Status find_weights(const std::string& only, const SourceOptions& options, const std::vector<std::string>& files,
-                    SideFiles& found) {
-  std::string index(kIndex);
+// What is there in place of weight files of these names.
+std::string describe_others(const ShardNames& names, const std::vector<std::string>& files,
+                            const SourceOptions& options) {
+  for (const std::string& file : files) {
+    if (names.is_shard(file)) return file + " has no index beside it";
+    for (const ShardNames& other : all_shard_names()) {
+      if (&other != &names && (file == other.single() || other.is_shard(file))) {
+        return fmt::format("found {}, a file of another format: leave {} away", file, options.from_option);
+      }
+    }
+  }
+  const std::string found = "found " + list_some(files);
+  if (!options.from.empty()) return found;
+  return fmt::format("{}; {} names the format of one that is not recognised", found, options.from_option);
+}
+
+// Weights in two containers are one model, as a rule: says which ones are read.
+void note_others(const ShardNames& names, const std::vector<std::string>& files, SideFiles& found) {
+  for (const ShardNames& other : all_shard_names()) {
+    if (&other == &names) continue;
+    for (const std::string& file : {other.single(), other.index()}) {
+      if (!has(files, file)) continue;
+      found.notes.push_back(fmt::format("{}: not read, {} is", path_of(found.root, file), found.weights.front()));
+      return;
+    }
+  }
+}
+
+Status find_weights(const ShardNames& names, const std::string& only, const SourceOptions& options,
+                    const std::vector<std::string>& files, SideFiles& found) {
   if (!only.empty() && !only.ends_with(".index.json")) {
     found.weights = {only};
     return {};
   }
-  if (!only.empty()) index = only;
-  if (only.empty() && has(files, kSingle)) {
-    if (has(files, kIndex)) {
-      return input_error(
-          fmt::format("{}: holds both {} and {}; give the path of the one to read", found.root, kSingle, kIndex));
-    }
-    found.weights = {std::string(kSingle)};
-    return {};
+  const std::string single = names.single(), index = only.empty() ? names.index() : only;
+  const bool has_single = only.empty() && has(files, single), has_index = has(files, index);
+  if (has_single && has_index) {
+    return input_error(
+        fmt::format("{}: holds both {} and {}; give the path of the one to read", found.root, single, index));
   }
-  if (has(files, index)) {
+  if (has_single) {
+    found.weights = {single};
+  } else if (has_index) {
     RESHARD_CHECK(found.read("index", found.root, index, options.follow));
-    return follow_index(path_of(found.root, index), files, found);
+    RESHARD_CHECK(follow_index(names, path_of(found.root, index), files, found));
+  } else {
+    return input_error(
+        fmt::format("{}: expected {} or {}, {}", found.root, single, index, describe_others(names, files, options)));
   }
-  std::string what = "found " + list_some(files);
-  for (const std::string& file : files) {
-    if (matches_glob("model-*-of-*.safetensors", file)) what = file + " has no index beside it";
-    if (matches_glob("pytorch_model*.bin*", file))
-      what = "found " + file + ", pickled weights, which this format does not read";
-  }
-  if (options.from.empty())
-    what += fmt::format("; {} names the format of one that is not recognised", options.from_option);
-  return input_error(fmt::format("{}: expected {} or {}, {}", found.root, kSingle, kIndex, what));
+  if (only.empty()) note_others(names, files, found);
+  return {};
+}
+
+Error no_plain_container(const std::string& format, const std::string& container) {
+  return usage_error(
+      fmt::format("format {}: a format that only a table describes is stored in safetensors or torch files, not {}",
+                  format, container));
 }
 
 Expected<SideFiles> find_files(const std::string& format, const std::string& path, const SourceOptions& options,
@@ -184,7 +211,9 @@ Expected<SideFiles> find_files(const std::string& format, const std::string& pat
           fmt::format("{}: expected files named {}, found {}", found.root, table.rules.front().file, list_some(files)));
     }
   } else {
-    RESHARD_CHECK(find_weights(only, options, files, found));
+    const ShardNames* names = shard_names(table.container);
+    if (names == nullptr) return no_plain_container(format, table.container);
+    RESHARD_CHECK(find_weights(*names, only, options, files, found));
   }
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
   return found;
@@ -196,9 +225,10 @@ Status check_index(const container::WeightMap& index, const std::string& index_p
   for (const auto& line : index.lines) listed.emplace(line.tensor, index.files[line.file]);
   Differences differences;
   Index total = 0;
+  std::set<std::pair<std::uint32_t, Index>> counted;  // tied arrays share an extent
   for (const Directory::Entry& entry : probe.directory.entries) {
     const std::string& file = probe.directory.files[entry.file];
-    total += entry.entry.length;
+    if (counted.emplace(entry.file, entry.entry.offset).second) total += entry.entry.length;
     const auto line = listed.find(entry.entry.name);
     if (line == listed.end()) {
       differences.add(fmt::format("does not list tensor {}, which is in {}", entry.entry.name, file));
@@ -223,14 +253,17 @@ Status check_index(const container::WeightMap& index, const std::string& index_p
 bool PlainFormat::cuts_by_size(const layout::Table& table) const { return !names_files(table); }
 
 double PlainFormat::detect(const std::string& path) const {
-  if (name_ != "hf") return 0;
+  const ShardNames* names = shard_names(detected_);
+  if (names == nullptr) return 0;
   std::error_code ignored;
-  if (fs::is_directory(path, ignored)) {
-    if (exists(path + "/model_config.json")) return 0;  // a Nanotron checkpoint with a copied config.json
-    const bool weights = exists(path_of(path, std::string(kSingle))) || exists(path_of(path, std::string(kIndex)));
-    return weights ? 1 : exists(path_of(path, std::string(kConfig))) ? 0.6 : 0;
+  if (!fs::is_directory(path, ignored)) {
+    return path.ends_with(names->extension) || path.ends_with(fmt::format("{}.index.json", names->extension)) ? 1 : 0;
   }
-  return path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json") ? 1 : 0;
+  if (exists(path + "/model_config.json")) return 0;  // a Nanotron checkpoint with a copied config.json
+  // Like transformers, takes the preferred ones where there are others, too.
+  const bool is_preferred = names == &all_shard_names().front();
+  if (exists(path_of(path, names->single())) || exists(path_of(path, names->index()))) return is_preferred ? 1 : 0.9;
+  return is_preferred && exists(path_of(path, std::string(kConfig))) ? 0.6 : 0;
 }
 
 Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions& options, const model::Library& library,
@@ -264,15 +297,13 @@ Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions&
 Expected<TargetChoice> PlainFormat::choose(const model::Spec&, const TargetOptions& options,
                                            std::vector<std::string>&) const {
   RESHARD_CHECK(refuse_version(name_, options));
+  RESHARD_CHECK(refuse_params_style(name_, options));
   return TargetChoice{options.mesh, {}};
 }
 
 Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layout, const TargetOptions& options) const {
-  if (layout.table().container != "safetensors") {
-    return usage_error(
-        fmt::format("format {}: a format that only a table describes is stored in safetensors files, not {}", name_,
-                    layout.table().container));
-  }
+  const ShardNames* names = shard_names(layout.table().container);
+  if (names == nullptr) return no_plain_container(name_, layout.table().container);
   std::vector<TargetFile> files;
   if (!cuts_by_size(layout.table())) {
     files = group_by_file(layout);
@@ -284,29 +315,34 @@ Expected<std::vector<TargetFile>> PlainFormat::files(const layout::Layout& layou
     }
     const auto shards = deal_to_shards(sizes, options.max_shard_size.value_or(kShardBytes));
     for (std::size_t s = 0; s < shards.size(); ++s) {
-      files.push_back({shard_name(s, shards.size()), {}, {}});
+      files.push_back(make_file(names->shard(s, shards.size())));
       for (const std::size_t array : shards[s]) add_array(layout, static_cast<std::uint32_t>(array), files.back());
     }
   }
-  for (TargetFile& file : files) file.spec.metadata = {{"format", "pt"}};
+  if (layout.table().container == "safetensors") {
+    for (TargetFile& file : files) file.spec.metadata = {{"format", "pt"}};
+  }
   return files;
 }
 
-Expected<std::vector<Sidecar>> PlainFormat::sidecars(const SidecarInput& input, std::vector<std::string>&) const {
+Expected<std::vector<Sidecar>> PlainFormat::sidecars(const SidecarInput& input, std::vector<std::string>& notes) const {
   std::vector<Sidecar> sidecars = {{std::string(kConfig), "", model::write_hf_config(input.spec, input.library)}};
   if (input.files.size() > 1 && cuts_by_size(input.layout.table())) {
     ShardIndex index;
     for (const TargetFile& file : input.files) {
-      for (const container::FileSpec::Item& item : file.spec.items) {
+      for (std::size_t i = 0; i < file.arrays.size(); ++i) {
+        const container::FileSpec::Item& item = file.spec.items[i];
+        index.weight_map[item.name] = file.path;
+        if (file.arrays[i] == kExtra) continue;
         const Index elements = *num_elements(item.shape);
         index.total_parameters += elements;
         index.total_size += elements * bits_of(item.dtype) / 8;
-        index.weight_map[item.name] = file.path;
       }
     }
-    sidecars.push_back({std::string(kIndex), "", index.to_text()});
+    sidecars.push_back({shard_names(input.layout.table().container)->index(), "", index.to_text()});
   }
   sidecars.insert(sidecars.end(), input.carried.begin(), input.carried.end());
+  RESHARD_CHECK(convert_tiktoken(input.spec, sidecars, notes));
   return sidecars;
 }
 

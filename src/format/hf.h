@@ -7,11 +7,14 @@
 
 namespace reshard::format {
 
-/// A folder of safetensors files with a config.json: Hugging Face's own, and every format that only a table describes.
-/// Where the table gives no file pattern, files are single or sharded by size with an index, as Hugging Face does it.
+/// A folder of safetensors or torch files with a config.json: Hugging Face's own, and every format that only a table
+/// describes. Where the table gives no file pattern, files are single or sharded by size with an index, as Hugging Face
+/// does it.
 class PlainFormat : public Format {
  public:
-  explicit PlainFormat(std::string name) : name_(std::move(name)) {}
+  /// `detected`: container by whose usual file names the format is detected; it is not if that is empty.
+  explicit PlainFormat(std::string name, std::string detected = "")
+      : name_(std::move(name)), detected_(std::move(detected)) {}
 
   std::string_view name() const override { return name_; }
   bool cuts_by_size(const layout::Table& table) const override;
@@ -25,6 +28,7 @@ class PlainFormat : public Format {
 
  private:
   std::string name_;
+  std::string detected_;
 };
 
 }  // namespace reshard::format

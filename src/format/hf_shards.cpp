@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "reshard/base/text.h"
+
 namespace reshard::format {
 
 std::vector<std::vector<std::size_t>> deal_to_shards(const std::vector<Index>& sizes, Index limit) {
@@ -28,9 +30,27 @@ std::vector<std::vector<std::size_t>> deal_to_shards(const std::vector<Index>& s
   return shards;
 }
 
-std::string shard_name(std::size_t number, std::size_t total) {
-  if (total == 1) return "model.safetensors";
-  return fmt::format("model-{:05d}-of-{:05d}.safetensors", number + 1, total);
+std::string ShardNames::single() const { return fmt::format("{}{}", stem, extension); }
+
+std::string ShardNames::index() const { return single() + ".index.json"; }
+
+std::string ShardNames::shard(std::size_t number, std::size_t total) const {
+  return total == 1 ? single() : fmt::format("{}-{:05d}-of-{:05d}{}", stem, number + 1, total, extension);
+}
+
+bool ShardNames::is_shard(std::string_view file) const {
+  constexpr std::string_view kNumber = "[0-9][0-9][0-9][0-9][0-9]";
+  return matches_glob(fmt::format("{}-{}-of-{}{}", stem, kNumber, kNumber, extension), file);
+}
+
+const std::vector<ShardNames>& all_shard_names() {
+  static const std::vector<ShardNames> names = {{"model", ".safetensors"}, {"pytorch_model", ".bin"}};
+  return names;
+}
+
+const ShardNames* shard_names(std::string_view container) {
+  if (container == "safetensors") return &all_shard_names()[0];
+  return container == "torch" ? &all_shard_names()[1] : nullptr;
 }
 
 std::string ShardIndex::to_text() const {

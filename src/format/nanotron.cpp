@@ -237,6 +237,7 @@ Status NanotronFormat::check(const Probe& probe, const layout::Layout& layout,
 Expected<TargetChoice> NanotronFormat::choose(const model::Spec&, const TargetOptions& options,
                                               std::vector<std::string>&) const {
   RESHARD_CHECK(target_version(options));
+  RESHARD_CHECK(refuse_params_style(name(), options));
   return TargetChoice{options.mesh, {}};
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <unordered_map>
 
 #include "reshard/io/json.h"
@@ -56,10 +57,22 @@ Status refuse_version(std::string_view format, const TargetOptions& options) {
   return usage_error(fmt::format("--format-version {}: format {} has no versions", options.format_version, format));
 }
 
+Status refuse_params_style(std::string_view format, const TargetOptions& options) {
+  if (options.params_style.empty()) return {};
+  return usage_error(fmt::format("--params-style {}: format {} has no params.json", options.params_style, format));
+}
+
 layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options) {
   for (const auto& [name, value] : options.numbers) defaults.numbers[name] = value;
   for (const auto& [name, set] : options.sets) defaults.sets[name] = set;
   return defaults;
+}
+
+TargetFile make_file(std::string path) {
+  TargetFile file;
+  file.spec.root = std::filesystem::path(path).stem().string();
+  file.path = std::move(path);
+  return file;
 }
 
 void add_array(const layout::Layout& layout, std::uint32_t array, TargetFile& file) {
@@ -74,7 +87,7 @@ std::vector<TargetFile> group_by_file(const layout::Layout& layout) {
   for (std::uint32_t array = 0; array < layout.arrays().size(); ++array) {
     const std::string path = layout.file(layout.arrays()[array]);
     const auto [found, fresh] = by_path.emplace(path, files.size());
-    if (fresh) files.push_back({path, {}, {}});
+    if (fresh) files.push_back(make_file(path));
     add_array(layout, array, files[found->second]);
   }
   return files;

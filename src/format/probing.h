@@ -26,8 +26,12 @@ DType main_dtype(const Directory& directory, DType otherwise);
 /// The numbers and sets of `options`, over those of `defaults`. Pure.
 layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options);
 
-/// Refuses the options that only some formats know. Errors (usage). Pure.
+/// Refuse the options that only some formats know. Errors (usage). Pure.
 Status refuse_version(std::string_view format, const TargetOptions& options);
+Status refuse_params_style(std::string_view format, const TargetOptions& options);
+
+/// A target file without arrays; a torch archive's folder is named after it, as torch.save does. Pure.
+TargetFile make_file(std::string path);
 
 /// One target file per distinct path that the table gives, in order of their first array.
 std::vector<TargetFile> group_by_file(const layout::Layout& layout);

@@ -60,10 +60,10 @@ Expected<bool> is_share_equal(const Directory& directory, const Directory::Entry
   return true;
 }
 
-// Do both hold the same values? Reads them unless they are one extent. Collective.
-Expected<bool> is_equal(const Directory& directory, const Pair& pair, io::Follow follow, comm::Comm& comm,
-                        Index& bytes_read) {
-  const Directory::Entry &a = directory.entries[pair.repeated], &b = directory.entries[pair.repeat];
+}  // namespace
+
+Expected<bool> is_equal(const Directory& directory, const Directory::Entry& a, const Directory::Entry& b,
+                        io::Follow follow, comm::Comm& comm, Index& bytes_read) {
   if (a.entry.dtype != b.entry.dtype || a.entry.shape != b.entry.shape || a.entry.strides != b.entry.strides)
     return false;
   if (is_same_extent(a, b)) return true;
@@ -78,8 +78,6 @@ Expected<bool> is_equal(const Directory& directory, const Pair& pair, io::Follow
   return differs[0] == 0;
 }
 
-}  // namespace
-
 Status settle_ties(const layout::Table& table, io::Follow follow, comm::Comm& comm, Probe& probe,
                    std::set<std::uint32_t>& dropped) {
   if (!probe.ties_unknown && !probe.spec.flag(kTied)) return {};
@@ -88,7 +86,7 @@ Status settle_ties(const layout::Table& table, io::Follow follow, comm::Comm& co
   if (probe.ties_unknown) probe.spec.fields[kTied] = !pairs.empty();
   for (const Pair& pair : pairs) {
     const Directory::Entry &a = directory.entries[pair.repeated], &b = directory.entries[pair.repeat];
-    RESHARD_TRY(const bool equal, is_equal(directory, pair, follow, comm, probe.bytes_read));
+    RESHARD_TRY(const bool equal, is_equal(directory, a, b, follow, comm, probe.bytes_read));
     if (equal) {
       dropped.insert(pair.repeat);
       if (!probe.ties_unknown && !is_same_extent(a, b)) {

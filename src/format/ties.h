@@ -7,6 +7,11 @@
 
 namespace reshard::format {
 
+/// Do two entries hold the same array? Reads them, as far as they are equal, unless they are one extent; `bytes_read`
+/// grows by what all ranks read. Errors (input). Collective.
+Expected<bool> is_equal(const Directory& directory, const Directory::Entry& a, const Directory::Entry& b,
+                        io::Follow follow, comm::Comm& comm, Index& bytes_read);
+
 /// Settles whether arrays are tied, where the table knows other names for an array (alias rules) and both are stored:
 /// if the side files say so, or do not say (Probe::ties_unknown), the data are asked. Names of equal content join
 /// `dropped`; otherwise the model becomes untied. What is not as the side files say is noted, and the bytes read are

@@ -148,7 +148,7 @@ Status Layout::prepare_rule(std::uint32_t r) {
     RESHARD_TRY(const Expansion any,
                 expand(rule.view, rule.tensor, [](const std::string&) -> Expected<Index> { return 1; }));
     for (const Term& term : any.terms) {
-      if (term.tensor == kFill) continue;
+      if (term.tensor == kFill || !rule.buffer.empty()) continue;
       if (std::find(tensors.begin(), tensors.end(), term.tensor) == tensors.end()) tensors.push_back(term.tensor);
     }
   }

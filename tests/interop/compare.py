@@ -2,26 +2,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """compare.py A B [--rows N]: are the Hugging Face tensors in two checkpoints equal, bit for bit?
 
-Each may be a Hugging Face folder, a Nanotron folder or run folder, or an HDF5 archive. --rows N compares the first N rows
-of the embedding and the head alone, and expects B to have just these: A holds a padded vocabulary.
+Each may be a Hugging Face folder of safetensors or torch files, a folder of Meta's, a Nanotron folder or run folder, or an
+HDF5 archive. --rows N compares the first N rows of the embedding and the head alone, and expects B to have just these: A
+holds a padded vocabulary. A head that repeats the embedding counts as absent, as safetensors files have it.
 """
 
 import argparse
 import pathlib
 import sys
 
-VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+EMBEDDING = ("model.embed_tokens.weight", "transformer.wte.weight")
+HEAD = "lm_head.weight"
+VOCABULARY = (EMBEDDING[0], HEAD)
 
 
 def read(path):
     path = pathlib.Path(path)
     if path.is_file():
         import read_hdf5 as reader
+    elif (path / "params.json").exists():
+        import read_meta as reader
+    elif list(path.glob("*.bin")):
+        import read_hf_bin as reader
     elif (path / "model_config.json").exists() or (path / "latest.txt").exists():
         import read_nanotron as reader
     else:
         import read_hf as reader
-    return reader.read(path)
+    return without_ties(reader.read(path))
+
+
+def without_ties(tensors):
+    """The same tensors without a head that repeats the embedding."""
+    embedding = next((tensors[name] for name in EMBEDDING if name in tensors), None)
+    return {name: tensor for name, tensor in tensors.items() if name != HEAD or tensor != embedding}
 
 
 def first_rows(tensors, rows):

@@ -27,6 +27,8 @@ except ImportError as error:
 
 from compare import VOCABULARY, differences, first_rows, read
 from read_hf import read_safetensors
+from read_torch import load as load_torch
+from read_torch import read as read_torch
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -36,6 +38,8 @@ for variable in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OM
     os.environ.setdefault(variable, "1")
 BROKEN = {"llama-tied-no-head"}  # refused: neither tied nor with a head
 HF = sorted(p.name for p in (FIXTURES / "hf").iterdir() if list(p.glob("*.safetensors")) and p.name not in BROKEN)
+HF_BIN = sorted(p.name for p in (FIXTURES / "hf").iterdir() if list(p.glob("*.bin")))
+META = sorted(p.name for p in (FIXTURES / "meta").iterdir() if p.is_dir())
 NANOTRON = sorted(p.name for p in (FIXTURES / "nanotron").iterdir() if p.is_dir())
 IN_NANOTRON = ("llama", "qwen2")  # model types of the cases that Nanotron can hold (mistral has a head_dim of its own)
 
@@ -49,6 +53,18 @@ def nanotron(case):
     folder = FIXTURES / "nanotron" / case
     latest = folder / "latest.txt"
     return folder / latest.read_text() if latest.exists() else folder
+
+
+def meta(case):
+    return FIXTURES / "meta" / case
+
+
+def base_of_meta(case):
+    return hf(case.split("-mp")[0])
+
+
+def base_of_bin(case):
+    return hf(case.split("-bin")[0])
 
 
 def base_of(case):
@@ -122,6 +138,16 @@ class Readers(Case):
             with self.subTest(case):
                 base = read(hf(base_of(case)))
                 self.assert_same(first_rows(read(FIXTURES / "nanotron" / case), base[VOCABULARY[0]][1][0]), base)
+
+    def test_meta_cases_hold_their_base(self):
+        for case in META:
+            with self.subTest(case):
+                self.assert_same(read(meta(case)), read(base_of_meta(case)))
+
+    def test_bin_cases_hold_their_base(self):
+        for case in HF_BIN:
+            with self.subTest(case):
+                self.assert_same(read(hf(case)), read(base_of_bin(case)))
 
     def test_sharded_holds_its_base(self):
         self.assert_same(read(hf("llama-gqa-sharded")), read(hf("llama-gqa")))
@@ -304,6 +330,210 @@ class Hdf5(Case):
         self.assert_same(read(archive), read(hf("llama-tied")))
         back = self.convert(archive, "back", "--to", "nanotron", "--tp", 4, ranks=2)
         self.assert_same(first_rows(read(back), 259), read(hf("llama-tied")))
+
+
+def stored(path):
+    """What a torch file says: its tensors in order, and those that share bytes."""
+    tensors, _ = load_torch(path)
+    shared = {}
+    for name, tensor in tensors.items():
+        shared.setdefault((tensor.storage[1], tensor.offset), []).append(name)
+    return list(tensors), sorted(names for names in shared.values() if len(names) > 1)
+
+
+class Meta(Case):
+    """Meta's own checkpoints, as llama-cookbook and llama-models wrote them."""
+
+    TYPES = ("llama", "mistral")
+
+    def assert_same_files(self, out, reference):
+        """Tensor for tensor, rank by rank; buffers that follow from the configuration may be left out."""
+        self.assertEqual([p.name for p in sorted(out.glob("*.pth"))], [p.name for p in sorted(reference.glob("*.pth"))])
+        for path in sorted(reference.glob("*.pth")):
+            ours, theirs = read_torch(out / path.name), read_torch(path)
+            self.assert_same(ours, {name: tensor for name, tensor in theirs.items() if name in ours or not name.endswith("rope.freqs")})
+            self.assertEqual("output.weight" in ours, "output.weight" in theirs)
+
+    def test_equals_what_the_reference_tools_wrote(self):
+        for number, case in enumerate(META):
+            with self.subTest(case):
+                tp = len(list(meta(case).glob("*.pth")))
+                out = self.convert(base_of_meta(case), case, "--to", "meta", "--tp", tp, ranks=1 + number % 3)
+                self.assertEqual(load(out / "params.json"), load(meta(case) / "params.json"))
+                if "-flat" in case:  # written by a script, with the buffers of Llama 1
+                    self.assert_same(read(out), read(meta(case)))
+                else:
+                    self.assert_same_files(out, meta(case))
+
+    def test_equals_the_base(self):
+        for number, case in enumerate(META):
+            with self.subTest(case):
+                base = base_of_meta(case)
+                out = self.convert(meta(case), case, "--to", "hf", ranks=1 + number % 3)
+                self.assert_same(read(out), read(base))
+                ours, expected = load(out / "config.json"), load(base / "config.json")
+                keys = (
+                    "model_type", "hidden_act", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers",
+                    "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size", "head_dim", "bos_token_id",
+                )  # fmt: skip
+                self.assertEqual({key: ours.get(key) for key in keys}, {key: expected[key] for key in keys})
+                unsaid = {"original_max_position_embeddings"}
+                self.assertEqual({k: v for k, v in rope(ours).items() if k not in unsaid}, {k: v for k, v in rope(expected).items() if k not in unsaid})
+                self.assertEqual(ours["torch_dtype"], expected["dtype"])
+
+    def test_config_from_says_the_rest(self):
+        for case in META:
+            with self.subTest(case):
+                base = base_of_meta(case)
+                out = self.convert(meta(case), case, "--to", "hf", "--config-from", base)
+                ours, expected = load(out / "config.json"), load(base / "config.json")
+                self.assertEqual({key: value for key, value in expected.items() if ours.get(key) != value}, {})
+
+    def test_any_size_there_and_back(self):
+        for number, case in enumerate(case for case in HF if load(hf(case) / "config.json")["model_type"] in self.TYPES):
+            config = load(hf(case) / "config.json")
+            if config.get("head_dim") not in (None, config["hidden_size"] // config["num_attention_heads"]):
+                continue
+            for tp in (1, 2, 4, 8):
+                if config["vocab_size"] % tp:
+                    continue
+                with self.subTest(case, tp=tp):
+                    ranks = 1 + (number + tp) % 3
+                    out = self.convert(hf(case), f"{case}-{tp}", "--to", "meta", "--tp", tp, ranks=ranks)
+                    if tp <= config["num_key_value_heads"]:
+                        self.assert_same(read(out), read(hf(case)))
+                    back = self.convert(out, f"{case}-{tp}-back", "--to", "hf", ranks=ranks)
+                    self.assert_same(read(back), read(hf(case)))
+                    self.run_program([PROGRAM, "verify", out])
+
+    def test_straight_from_size_to_size(self):
+        for case in META:
+            base = base_of_meta(case)
+            rows = load(base / "config.json")["vocab_size"]
+            sizes = [tp for tp in (1, 2, 4, 8) if rows % tp == 0]
+            for tp in sizes:
+                with self.subTest(case, tp=tp):
+                    out = self.convert(meta(case), f"{case}-{tp}", "--to", "meta", "--tp", tp, ranks=2)
+                    direct = self.convert(base, f"{case}-{tp}-direct", "--to", "meta", "--tp", tp)
+                    self.assert_same_files(out, direct)
+                    again = self.convert(out, f"{case}-{tp}-again", "--to", "meta", "--tp", sizes[-1] // tp, ranks=3)
+                    self.assert_same(read(self.convert(again, f"{case}-{tp}-hf", "--to", "hf")), read(base))
+
+    def test_repeated_kv_heads(self):
+        """Each of 4 kv heads twice, head by head, as the query heads of the ranks need them."""
+        case = next(case for case in HF if load(hf(case) / "config.json").get("num_key_value_heads") == 4 and load(hf(case) / "config.json")["vocab_size"] % 2)
+        config = load(hf(case) / "config.json")
+        source = f"synthetic:{self.work / 'config.json'}"
+        (self.work / "config.json").write_text(json.dumps({**config, "vocab_size": 264}))
+        base = self.convert(source, "base", "--to", "hf")
+        out = self.convert(base, "out", "--to", "meta", "--tp", 8, ranks=2)
+        self.assertEqual(load(out / "params.json").get("n_kv_heads", 8), 8)
+        twice, once = read(out), read(base)
+        self.assertEqual(once.keys(), twice.keys())
+        for name, (dtype, shape, data) in once.items():
+            if re.search(r"[kv]_proj\.weight", name):
+                heads = np.frombuffer(data, np.uint16).reshape(4, -1)
+                dtype, shape, data = dtype, (2 * shape[0], *shape[1:]), np.repeat(heads, 2, axis=0).tobytes()
+            self.assertEqual(twice[name], (dtype, shape, data), name)
+        self.run_program([PROGRAM, "verify", out])
+        self.assert_same(read(self.convert(out, "back", "--to", "hf", ranks=3)), once)
+
+    def test_tied_names_share_a_storage(self):
+        out = self.convert(hf("llama-tied"), "tied", "--to", "meta")
+        self.assertEqual(stored(out / "consolidated.00.pth")[1], [["tok_embeddings.weight", "output.weight"]])
+        self.assertEqual(load(self.convert(out, "back", "--to", "hf") / "config.json")["tie_word_embeddings"], True)
+
+    def test_params_of_fairseq2(self):
+        out = self.convert(hf("llama-gqa"), "out", "--to", "meta", "--params-style", "fairseq2")
+        self.assertEqual(
+            load(out / "params.json"),
+            {"model": {"dim": 64, "n_layers": 4, "n_heads": 8, "multiple_of": 16, "rope_theta": 500000.0, "norm_eps": 1e-06, "n_kv_heads": 4}},
+        )
+        self.assert_same(read(self.convert(out, "back", "--to", "hf")), read(hf("llama-gqa")))
+
+    def test_tokenizer(self):
+        """A tiktoken vocabulary becomes what transformers makes of it; other targets get it as it is."""
+        data = ROOT / "tests" / "data" / "tiktoken"
+        (self.work / "config.json").write_text(json.dumps({
+            **load(hf("llama-gqa") / "config.json"), "vocab_size": 556, "max_position_embeddings": 131072,
+        }))  # fmt: skip
+        tokenizer = self.work / "tokenizer"
+        tokenizer.mkdir()
+        shutil.copy(data / "tokenizer.model", tokenizer)
+        model = self.convert(f"synthetic:{self.work / 'config.json'}", "hf", "--to", "hf")
+        out = self.convert(model, "meta", "--to", "meta", "--tokenizer-from", tokenizer)
+        self.assertEqual((out / "tokenizer.model").read_bytes(), (data / "tokenizer.model").read_bytes())
+        back = self.convert(out, "back", "--to", "hf")
+        self.assertEqual((back / "tokenizer.json").read_bytes(), (data / "tokenizer.json").read_bytes())
+        self.assertEqual(load(back / "tokenizer_config.json")["model_max_length"], 131072)
+        self.assertFalse((back / "tokenizer.model").exists())
+        bin_ = self.convert(out, "bin", "--to", "hf_bin")
+        self.assertTrue((bin_ / "tokenizer.json").exists())
+        nanotron_ = self.convert(out, "nanotron", "--to", "nanotron")
+        self.assertEqual((nanotron_ / "tokenizer.model").read_bytes(), (data / "tokenizer.model").read_bytes())
+        # Llama 1 and 2 keep one tokenizer in the folder of all models.
+        (out / "tokenizer.model").rename(self.work / "tokenizer.model")
+        (self.work / "tokenizer_checklist.chk").write_text("")
+        self.assertTrue((self.convert(out, "parent", "--to", "hf") / "tokenizer.json").exists())
+        (self.work / "tokenizer_checklist.chk").unlink()
+        self.assertFalse((self.convert(out, "none", "--to", "hf") / "tokenizer.json").exists())
+
+    def test_what_is_refused(self):
+        for tp, needle in ((2, "259"), (3, "num_attention_heads")):
+            done = self.run_program([PROGRAM, "convert", hf("llama-mha"), self.work / "out", "--to", "meta", "--tp", tp], status=2)
+            self.assertIn(needle, done.stderr)
+        for case, needle in (("mistral", "head_dim"), ("qwen2", "biases"), ("qwen3", "norms"), ("mixtral", "experts"), ("gpt2", "positions")):
+            done = self.run_program([PROGRAM, "convert", hf(case), self.work / "out", "--to", "meta"], status=2)
+            self.assertIn(needle, done.stderr)
+        self.assertFalse((self.work / "out").exists())
+
+
+class HfBin(Case):
+    """pytorch_model.bin and its sharded form, as transformers 4 wrote them."""
+
+    def test_equals_what_transformers_wrote(self):
+        for number, case in enumerate(HF_BIN):
+            with self.subTest(case):
+                limit = ["--max-shard-size", "100KB"] if "sharded" in case else []
+                out = self.convert(base_of_bin(case), case, "--to", "hf_bin", *limit, ranks=1 + number % 3)
+                theirs = sorted(hf(case).glob("*.bin"))
+                self.assertEqual([p.name for p in sorted(out.glob("*.bin"))], [p.name for p in theirs])
+                for path in theirs:
+                    # Of transformers 4.31; later ones no longer save these buffers.
+                    expected = {name: t for name, t in read_torch(path).items() if not name.endswith("inv_freq")}
+                    self.assertEqual(list(read_torch(out / path.name)), list(expected))
+                    self.assert_same(read_torch(out / path.name), expected)
+                    self.assertEqual(stored(out / path.name)[1], stored(path)[1])
+                index = "pytorch_model.bin.index.json"
+                if (hf(case) / index).exists():
+                    expected = {k: v for k, v in load(hf(case) / index)["weight_map"].items() if not k.endswith("inv_freq")}
+                    self.assertEqual(load(out / index)["weight_map"], expected)
+                    size = sum(len(data) for _, _, data in read(out).values())
+                    self.assertEqual(load(out / index)["metadata"]["total_size"], size)
+
+    def test_equals_the_base(self):
+        for number, case in enumerate(HF_BIN):
+            with self.subTest(case):
+                base = base_of_bin(case)
+                out = self.convert(hf(case), case, "--to", "hf", ranks=1 + number % 3)
+                self.assertEqual((out / "model.safetensors").read_bytes(), (base / "model.safetensors").read_bytes())
+
+    def test_there_and_back(self):
+        for number, case in enumerate(HF):
+            with self.subTest(case):
+                limit = ["--max-shard-size", ("60KB", "5GB")[number % 2]]
+                out = self.convert(hf(case), case, "--to", "hf_bin", *limit, ranks=1 + number % 3)
+                self.assert_same(read(out), read(hf(case)))
+                self.assert_same(read(self.convert(out, f"{case}-back", "--to", "hf")), read(hf(case)))
+
+    def test_safetensors_are_preferred(self):
+        both = self.work / "both"
+        shutil.copytree(hf("llama-mha"), both)
+        self.convert(hf("llama-tied"), "other", "--to", "hf_bin")
+        shutil.copy(self.work / "other" / "pytorch_model.bin", both)
+        done = self.run_program([PROGRAM, "convert", both, self.work / "out", "--to", "hf"])
+        self.assertIn("pytorch_model.bin: not read", done.stderr)
+        self.assert_same(read_safetensors(self.work / "out" / "model.safetensors")[0], read(hf("llama-mha")))
 
 
 class SameBytes(Case):

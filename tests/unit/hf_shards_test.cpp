@@ -29,8 +29,18 @@ TEST(HfShards, GivesLargeArraysFilesOfTheirOwn) {
 }
 
 TEST(HfShards, NamesFiles) {
-  EXPECT_EQ(shard_name(0, 1), "model.safetensors");
-  EXPECT_EQ(shard_name(1, 12), "model-00002-of-00012.safetensors");
+  const ShardNames& names = *shard_names("safetensors");
+  EXPECT_EQ(names.shard(0, 1), "model.safetensors");
+  EXPECT_EQ(names.shard(1, 12), "model-00002-of-00012.safetensors");
+  EXPECT_EQ(names.index(), "model.safetensors.index.json");
+  EXPECT_TRUE(names.is_shard("model-00002-of-00012.safetensors"));
+  EXPECT_FALSE(names.is_shard("model-2-of-12.safetensors"));
+  EXPECT_FALSE(names.is_shard("pytorch_model-00002-of-00012.bin"));
+  const ShardNames& torch = *shard_names("torch");
+  EXPECT_EQ(torch.shard(0, 1), "pytorch_model.bin");
+  EXPECT_EQ(torch.shard(0, 3), "pytorch_model-00001-of-00003.bin");
+  EXPECT_EQ(torch.index(), "pytorch_model.bin.index.json");
+  EXPECT_EQ(shard_names("hdf5"), nullptr);
 }
 
 TEST(HfShards, WritesTheIndexAsTransformersDoes) {

@@ -32,6 +32,7 @@ struct Options {
   std::optional<Index> max_shard_size;  ///< nothing: as the format says
   Index vocab_multiple = 1;
   std::string format_version;
+  std::string params_style;
 
   // How it is done; none of these changes a byte.
   Index memory_budget = kGiB;

@@ -81,6 +81,7 @@ struct Probe {
 struct TargetOptions {
   layout::Mesh mesh;
   std::string format_version;           ///< empty: the format's default
+  std::string params_style;             ///< form of Meta's params.json; empty: flat
   std::string dtype;                    ///< empty: keep
   std::vector<std::string> keep_dtype;  ///< globs of target array names that keep the source's dtype
   std::optional<Index> max_shard_size;  ///< of formats that cut files by size; nothing: as the format says

@@ -128,6 +128,7 @@ std::string describe_others(const ShardNames& names, const std::vector<std::stri
     if (names.is_shard(file)) return file + " has no index beside it";
     for (const ShardNames& other : all_shard_names()) {
       if (&other != &names && (file == other.single() || other.is_shard(file))) {
+        if (options.from.empty()) return "found " + file + ", without the index that names such files";
         return fmt::format("found {}, a file of another format: leave {} away", file, options.from_option);
       }
     }

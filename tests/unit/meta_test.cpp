@@ -4,8 +4,6 @@
 #include <filesystem>
 
 #include "reshard/base/crc32.h"
-#include "src/format/detect.h"
-#include "src/format/placement.h"
 #include "src/format/probing.h"
 #include "tests/support/files.h"
 #include "tests/support/naive_checkpoint.h"
@@ -207,8 +205,8 @@ TEST(Meta, ReadsUnevenShards) {
 TEST(Meta, IsDetected) {
   const test::TemporaryFolder folder;
   const std::string meta = test::fixture("meta/llama-tied-mp1");
-  EXPECT_EQ(*detect_format(meta), "meta");
-  EXPECT_EQ(*detect_format(meta + "/consolidated.00.pth"), "meta");
+  EXPECT_EQ(open_well(meta).format->name(), "meta");
+  EXPECT_EQ(open_well(meta + "/consolidated.00.pth").format->name(), "meta");
   EXPECT_EQ(open_well(meta + "/consolidated.00.pth").probe.directory.root, meta);
   fs::copy(meta, folder.path("renamed"));
   fs::rename(folder.path("renamed/consolidated.00.pth"), folder.path("renamed/consolidated.pth"));
@@ -216,7 +214,7 @@ TEST(Meta, IsDetected) {
   // Its folder in a repository of Hugging Face's does not hide what lies beside it.
   fs::copy(test::fixture("hf/llama-tied"), folder.path("hf"));
   fs::copy(meta, folder.path("hf/original"));
-  EXPECT_EQ(*detect_format(folder.path("hf")), "hf");
+  EXPECT_EQ(open_well(folder.path("hf")).format->name(), "hf");
 }
 
 TEST(Meta, IncompleteOnesAreRefused) {

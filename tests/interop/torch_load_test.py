@@ -53,6 +53,8 @@ CASES = {
     "llms_from_scratch/qwen3.pth": ("qwen3", "--to llms_from_scratch"),
     "llms_from_scratch/qwen3-moe.pth": ("qwen3-moe", "--to llms_from_scratch"),
 }
+# Saved from a model's state_dict(); the program has the order of Meta's own downloads and of the converters.
+ORDERED_OTHERWISE = ("meta/llama-gqa-v256-mp4",)
 # Tensors that a reference tool adds and that hold no weight: rotary tables of old transformers.
 ADDED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
@@ -137,7 +139,8 @@ def add_test(case, base, options):
             self.assertEqual(sorted(ours), sorted(theirs))
             for name in theirs:
                 mine, reference = self.compare(ours[name], theirs[name], f"{case} {name}")
-                self.assertEqual(names(mine), names(reference), f"{case}: another order")
+                if case not in ORDERED_OTHERWISE:
+                    self.assertEqual(names(mine), names(reference), f"{case}: another order")
                 self.assertEqual(sharing(mine), sharing(reference), f"{case}: other names share a storage")
     setattr(TorchLoads, "test_" + case.replace("/", "_").replace("-", "_").replace(".", "_"), test)
 

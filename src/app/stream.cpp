@@ -112,6 +112,7 @@ Json to_json(const StreamReport& report) {
 format::SourceOptions source_options(const Options& options) {
   format::SourceOptions source;
   source.from = options.from;
+  source.model = options.model;
   source.config_from = options.config_from;
   source.tokenizer_from = options.tokenizer_from;
   source.vocab_size = options.vocab_size;

@@ -195,6 +195,8 @@ const std::vector<OptionInfo>& options() {
        integer("step", 0, [](Options& o, Index n) { o.step = n; })},
       {"vocab-size", "N", kSource, false, "source", "true vocabulary, where rows of padding are stored",
        integer("vocab-size", 1, [](Options& o, Index n) { o.vocab_size = n; })},
+      {"model", "NAME", kSource, false, "source", "which model, for a format (fairseq2) whose {src} does not say",
+       text(&Options::model)},
       {"config-from", "DIR", kSource, false, "source", "folder with the config.json that {src} lacks",
        text(&Options::config_from)},
       {"tokenizer-from", "DIR", kSource, false, "source", "folder with the tokenizer files to carry along",

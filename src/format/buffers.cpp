@@ -13,6 +13,8 @@ namespace reshard::format {
 
 namespace {
 
+constexpr Index kMostBytes = 256 * kMiB;  // held in memory by every rank
+
 double theta_of(const model::Spec& spec) {
   const auto rope = spec.fields.find("rope");
   return rope == spec.fields.end() ? 10000.0 : rope->value("theta", 10000.0);
@@ -26,6 +28,27 @@ std::vector<float> rope_frequencies(double theta, Index head_dim) {
     frequencies.push_back(1.0F / static_cast<float>(std::pow(theta, static_cast<double>(exponent))));
   }
   return frequencies;
+}
+
+std::vector<float> causal_mask(const Shape& shape) {
+  std::vector<float> values;
+  for (Index row = 0; row < shape[0]; ++row) {
+    for (Index column = 0; column < shape[1]; ++column) values.push_back(column > row ? 1.0F : 0.0F);
+  }
+  return values;
+}
+
+std::vector<float> rope_table(const Shape& shape, double theta, double (*function)(double)) {
+  const std::vector<float> frequencies = rope_frequencies(theta, shape[1]);
+  std::vector<float> values;
+  for (Index position = 0; position < shape[0]; ++position) {
+    for (Index column = 0; column < shape[1]; ++column) {
+      const float angle =
+          static_cast<float>(position) * frequencies[static_cast<std::size_t>(column) % frequencies.size()];
+      values.push_back(static_cast<float>(function(angle)));
+    }
+  }
+  return values;
 }
 
 // Of a finite number.
@@ -45,18 +68,37 @@ std::shared_ptr<const std::string> bytes_of_elements(const std::vector<Element>&
 
 Expected<std::shared_ptr<const std::string>> make_buffer(const std::string& name, const model::Spec& spec,
                                                          const Shape& shape, DType dtype) {
+  const std::optional<Index> elements = num_elements(shape);
+  if (!elements || *elements > kMostBytes / 4) {
+    return usage_error(fmt::format("buffer {}: [{}] elements are more than {} MiB, which every rank would hold", name,
+                                   fmt::join(shape, ", "), kMostBytes / kMiB));
+  }
   const auto refuse = [&](const char* expected) {
     return usage_error(
         fmt::format("buffer {}: {} [{}], expected {}", name, to_string(dtype), fmt::join(shape, ", "), expected));
   };
-  if (name != "rope_freqs") return usage_error("there is no buffer \"" + name + "\"; there is rope_freqs");
-  if (shape.size() != 1) return refuse("one dimension");
-  const std::vector<float> values = rope_frequencies(theta_of(spec), 2 * shape[0]);
-  if (dtype == DType::f32) return bytes_of_elements(values);
-  if (dtype != DType::bf16) return refuse("F32 or BF16");
-  std::vector<std::uint16_t> narrow;
-  for (const float value : values) narrow.push_back(to_bf16(value));
-  return bytes_of_elements(narrow);
+  std::vector<float> values;
+  if (name == "causal_mask") {
+    if (shape.size() != 2 || shape[0] != shape[1]) return refuse("a square");
+    values = causal_mask(shape);
+  } else if (name == "rope_cos" || name == "rope_sin") {
+    if (shape.size() != 2 || shape[1] < 2 || shape[1] % 2 != 0) return refuse("positions and an even head_dim");
+    values = rope_table(
+        shape, theta_of(spec),
+        name == "rope_cos" ? +[](double x) { return std::cos(x); } : +[](double x) { return std::sin(x); });
+  } else if (name == "rope_freqs") {
+    if (shape.size() != 1) return refuse("one dimension");
+    values = rope_frequencies(theta_of(spec), 2 * shape[0]);
+    if (dtype == DType::bf16) {
+      std::vector<std::uint16_t> narrow;
+      for (const float value : values) narrow.push_back(to_bf16(value));
+      return bytes_of_elements(narrow);
+    }
+  } else {
+    return usage_error("there is no buffer \"" + name + "\"; there are causal_mask, rope_cos, rope_sin and rope_freqs");
+  }
+  if (dtype != DType::f32) return refuse("F32");
+  return bytes_of_elements(values);
 }
 
 }  // namespace reshard::format

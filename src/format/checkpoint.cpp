@@ -109,6 +109,7 @@ class Reconciler {
     } else if (!options_.include.empty() || !options_.exclude.empty()) {
       RESHARD_CHECK(leave_out(layout, found));
     }
+    add_empty_parts(layout, found, probe.directory);
     RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
     RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
 

@@ -11,8 +11,10 @@
 #include <mutex>
 
 #include "directory.h"
+#include "fairseq2.h"
 #include "hdf5.h"
 #include "hf.h"
+#include "llms_from_scratch.h"
 #include "meta.h"
 #include "nanotron.h"
 #include "reshard/base/text.h"
@@ -26,12 +28,15 @@ namespace {
 constexpr double kSure = 0.5;
 constexpr std::size_t kListed = 8;
 
-const std::array<const Format*, 5>& built_in() {
+const std::array<const Format*, 7>& built_in() {
   static const PlainFormat hf("hf", "safetensors"), hf_bin("hf_bin", "torch");
   static const MetaFormat meta;
   static const NanotronFormat nanotron;
   static const Hdf5Format hdf5;
-  static const std::array<const Format*, 5> formats = {&hf, &hf_bin, &meta, &nanotron, &hdf5};
+  static const Fairseq2Format fairseq2;
+  static const LlmsFromScratchFormat llms_from_scratch;
+  static const std::array<const Format*, 7> formats = {&hf,       &hf_bin,           &meta, &nanotron, &hdf5,
+                                                       &fairseq2, &llms_from_scratch};
   return formats;
 }
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <tuple>
 #include <unordered_map>
 
 #include "buffers.h"
@@ -31,9 +33,12 @@ Places find_places(const layout::Layout& layout, const std::vector<TargetFile>& 
   return places;
 }
 
+// Buffers that have been made, by name, dtype and shape: layers share theirs.
+using Buffers = std::map<std::tuple<std::string, DType, Shape>, std::shared_ptr<const std::string>>;
+
 // One file's items with the extras among them.
 Status merge(const layout::Layout& layout, const model::Spec& spec, const std::vector<std::uint32_t>& extras,
-             TargetFile& file) {
+             Buffers& buffers, TargetFile& file) {
   TargetFile merged{file.path, {}, file.spec};
   merged.spec.items.clear();
   std::map<std::uint32_t, std::size_t> item_of_array;
@@ -49,7 +54,11 @@ Status merge(const layout::Layout& layout, const model::Spec& spec, const std::v
         item.dtype = layout.arrays()[repeated].dtype;
         aliases.emplace_back(merged.arrays.size(), repeated);
       } else {
-        RESHARD_TRY(item.content, make_buffer(layout.rule(array).buffer, spec, item.shape, item.dtype));
+        std::shared_ptr<const std::string>& made = buffers[{layout.rule(array).buffer, item.dtype, item.shape}];
+        if (!made) {
+          RESHARD_TRY(made, make_buffer(layout.rule(array).buffer, spec, item.shape, item.dtype));
+        }
+        item.content = made;
       }
       merged.arrays.push_back(kExtra);
       merged.spec.items.push_back(std::move(item));
@@ -90,7 +99,8 @@ Status add_extras(const layout::Layout& layout, const model::Spec& spec, std::ve
     }
     by_file[file].push_back(e);
   }
-  for (const auto& [file, extras] : by_file) RESHARD_CHECK(merge(layout, spec, extras, files[file]));
+  Buffers buffers;
+  for (const auto& [file, extras] : by_file) RESHARD_CHECK(merge(layout, spec, extras, buffers, files[file]));
   return {};
 }
 

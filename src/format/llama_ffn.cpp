@@ -9,6 +9,7 @@ namespace reshard::format {
 
 namespace {
 
+constexpr const char* kFact = "ffn_rule";
 constexpr double kMost = 1e15;  // doubles hold integers up to here
 
 // Python's int(): cuts off.
@@ -31,6 +32,12 @@ std::optional<Index> meta_ffn_size(Index dim, const FfnRule& rule) {
   return rounded(whole(rule.multiplier * static_cast<double>(*base)), rule.multiple_of);
 }
 
+std::optional<Index> fairseq2_ffn_size(Index inner, double scale, const FfnRule& rule) {
+  const std::optional<Index> multiplied = whole(static_cast<double>(inner) * rule.multiplier);
+  if (!multiplied) return std::nullopt;
+  return rounded(whole(static_cast<double>(*multiplied) * scale), rule.multiple_of);
+}
+
 std::optional<FfnRule> find_ffn_rule(Index dim, Index size,
                                      const std::function<std::optional<Index>(const FfnRule&)>& size_of) {
   // Those of the released models, in an order in which each of them finds its own.
@@ -46,6 +53,20 @@ std::optional<FfnRule> find_ffn_rule(Index dim, Index size,
     if (size_of(rule) == size) return rule;
   }
   return std::nullopt;
+}
+
+std::optional<FfnRule> find_ffn_rule(const model::Spec& spec,
+                                     const std::function<std::optional<Index>(const FfnRule&)>& size_of) {
+  const Index size = spec.integer("intermediate_size");
+  if (const auto kept = spec.facts.find(kFact); kept != spec.facts.end()) {
+    const FfnRule rule{kept->at("multiplier").get<double>(), kept->at("multiple_of").get<Index>()};
+    if (size_of(rule) == size) return rule;
+  }
+  return find_ffn_rule(spec.integer("hidden_size"), size, size_of);
+}
+
+void keep_ffn_rule(const FfnRule& rule, model::Spec& spec) {
+  spec.facts[kFact] = {{"multiplier", rule.multiplier}, {"multiple_of", rule.multiple_of}};
 }
 
 }  // namespace reshard::format

@@ -273,6 +273,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     }
     RESHARD_TRY(const nlohmann::json config, params.hf_config());
     RESHARD_TRY(probe.spec, model::parse_hf_config(config, library, probe.config_path));
+    keep_ffn_rule(params.ffn, probe.spec);
     probe.ties_unknown = true;
     probe.notes.push_back(describe_assumed(params));
   }

@@ -165,7 +165,7 @@ Expected<MetaParams> MetaParams::of(const model::Spec& spec, Index tp) {
   }
   const Index size = spec.integer("intermediate_size");
   const auto size_of = [&](const FfnRule& rule) { return meta_ffn_size(params.dim, rule); };
-  const std::optional<FfnRule> ffn = find_ffn_rule(params.dim, size, size_of);
+  const std::optional<FfnRule> ffn = find_ffn_rule(spec, size_of);
   if (!ffn) {
     return usage_error(
         fmt::format("format meta: intermediate_size ({}) cannot be said by ffn_dim_multiplier and multiple_of at "

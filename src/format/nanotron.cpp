@@ -81,6 +81,7 @@ Status find_config(const std::vector<std::string>& files, const SourceOptions& o
 
 Expected<SideFiles> find_files(const std::string& path, const SourceOptions& options) {
   SideFiles found;
+  RESHARD_CHECK(refuse_model(options));
   RESHARD_TRY(found.root, find_checkpoint(path, options));
   RESHARD_TRY(const std::vector<std::string> files, io::list_files(found.root));
   RESHARD_CHECK(find_config(files, options, found));

@@ -14,6 +14,7 @@ namespace reshard::format {
 Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOptions& options,
                                    const model::Library& library) {
   if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
+  RESHARD_CHECK(refuse_model(options));
   const std::string& path = side_files.paths.at("config");
   RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(side_files.texts.at("config"), path));
   const auto type = config.find("model_type");
@@ -50,6 +51,11 @@ DType main_dtype(const Directory& directory, DType otherwise) {
     if (total > bytes[most]) most = dtype;
   }
   return most;
+}
+
+Status refuse_model(const SourceOptions& options) {
+  if (options.model.empty()) return {};
+  return usage_error("--model " + options.model + ": this format's configs say which model it is; leave it out");
 }
 
 Status refuse_version(std::string_view format, const TargetOptions& options) {

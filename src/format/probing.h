@@ -28,6 +28,7 @@ layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options
 
 /// Refuse the options that only some formats know. Errors (usage). Pure.
 Status refuse_version(std::string_view format, const TargetOptions& options);
+Status refuse_model(const SourceOptions& options);
 Status refuse_params_style(std::string_view format, const TargetOptions& options);
 
 /// A target file without arrays; a torch archive's folder is named after it, as torch.save does. Pure.

@@ -12,8 +12,7 @@ namespace reshard::format {
 namespace {
 
 // A YAML 1.1 reader takes 1e-06 for text: a float needs a point.
-std::string yaml_float(const nlohmann::json& value) {
-  std::string text = value.dump();
+std::string yaml_float(std::string text) {
   const std::size_t exponent = text.find('e');
   if (exponent != std::string::npos && text.find('.') == std::string::npos) text.insert(exponent, ".0");
   return text;
@@ -28,7 +27,7 @@ bool needs_quotes(const std::string& text) {
   return !is_word || kWords.count(lower) != 0;
 }
 
-void emit(const nlohmann::json& value, YAML::Emitter& yaml) {
+void emit(const nlohmann::ordered_json& value, YAML::Emitter& yaml) {
   if (value.is_object()) {
     if (value.empty()) yaml << YAML::Flow;
     yaml << YAML::BeginMap;
@@ -47,7 +46,7 @@ void emit(const nlohmann::json& value, YAML::Emitter& yaml) {
     if (needs_quotes(text)) yaml << YAML::DoubleQuoted;
     yaml << text;
   } else if (value.is_number_float()) {
-    yaml << yaml_float(value);
+    yaml << yaml_float(value.dump());
   } else if (value.is_null()) {
     yaml << YAML::Null;
   } else {
@@ -73,7 +72,7 @@ std::string python_dumps(const nlohmann::ordered_json& value) {
   return value.dump(-1, ' ', true);
 }
 
-std::string python_yaml(const nlohmann::json& value) {
+std::string python_yaml(const nlohmann::ordered_json& value) {
   YAML::Emitter yaml;
   yaml.SetNullFormat(YAML::LowerNull);
   emit(value, yaml);

@@ -23,6 +23,10 @@ struct Match {
 Match match(const layout::Layout& layout, const Directory& directory, const Format& format,
             const std::set<std::uint32_t>& dropped);
 
+/// Gives parts without elements (the last shards of a small array), which need not be stored, an entry without bytes.
+/// Pure.
+void add_empty_parts(const layout::Layout& layout, Match& match, Directory& directory);
+
 /// Compares shapes and dtypes, takes over the dtypes that are stored, and tells all differences in one error (input);
 /// `config_path` is where the prediction comes from. Pure.
 Status compare(const Match& match, const Directory& directory, const std::string& config_path, layout::Layout& layout);

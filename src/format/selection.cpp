@@ -52,7 +52,10 @@ bool is_selected(const SourceOptions& options, const std::string& array) {
 Expected<std::shared_ptr<const layout::Canon>> select(const layout::Layout& layout,
                                                       const std::function<bool(std::uint32_t array)>& is_in) {
   const auto kept = layers_held(layout, is_in);
-  const auto left_out = layers_held(layout, [&](std::uint32_t array) { return !is_in(array); });
+  const auto left_out = layers_held(layout, [&](std::uint32_t array) {
+    // The last shards of a small array have no elements and may be missing.
+    return !is_in(array) && num_elements(layout.shape(layout.arrays()[array])) != Index{0};
+  });
   std::vector<layout::Tensor> tensors;
   for (std::size_t t = 0; t < kept.size(); ++t) {
     layout::Tensor tensor = layout.canon().tensors()[t];

@@ -280,7 +280,7 @@ Expected<Layout::CutData> Layout::make_cut(const ArrayRule& rule, const std::vec
     CutTerm cut;
     cut.tensor = term.tensor == kFill ? -1 : canon_->find(term.tensor);
     cut.offset = term.offset;
-    cut.replica = !unsharded_coords.empty();
+    cut.replica = rule.copied || !unsharded_coords.empty();
     for (const AxisPart& part : axis_parts) {
       const bool has =
           std::any_of(term.steps.begin(), term.steps.end(), [&](const Term::Step& s) { return s.axis == part.axis; });
@@ -393,8 +393,13 @@ Expected<Layout::CutData> Layout::make_cut(const ArrayRule& rule, const std::vec
 
 Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert,
                          DType dtype) {
+  // Neighbours that are written value by value of an axis; one that stands apart begins a run at the inner axis.
   const auto run_end = [&](std::uint32_t from, bool RuleData::*fixed) {
-    while (from < last && rules_[from].*fixed) ++from;
+    const auto begins = [&](std::uint32_t r) {
+      return table_.rules[r].apart && (fixed == &RuleData::fixes_expert || !rules_[r].fixes_expert);
+    };
+    do ++from;
+    while (from < last && rules_[from].*fixed && !begins(from));
     return from;
   };
   for (std::uint32_t r = first; r < last;) {
@@ -435,7 +440,7 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
       array.dtype = rule.dtype.empty() ? dtype : parse_dtype(rule.dtype).value_or(dtype);
       for (std::uint32_t c = 0; c < data.cuts.size(); ++c) {
         array.cut = c;
-        if (rule.alias >= 0 || !rule.buffer.empty()) {
+        if ((rule.alias >= 0 && !rule.copied) || !rule.buffer.empty()) {
           extras_.push_back({array, arrays_.size(), -1});
           continue;
         }

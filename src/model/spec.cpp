@@ -330,11 +330,24 @@ std::vector<std::string> model_names() {
   return names;
 }
 
+std::optional<std::string> find_model(const std::string& name) {
+  const auto plain = [](const std::string& text) {
+    std::string letters;
+    for (const char c : text) {
+      if (c != '-' && c != '_' && c != '.') letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+    return letters;
+  };
+  for (const std::string& known : model_names()) {
+    if (plain(known) == plain(name)) return known;
+  }
+  return std::nullopt;
+}
+
 Expected<Spec> named_model(const std::string& name, const Library& library) {
-  const auto& files = embedded_configs();
   std::string text;
-  if (const auto found = files.find("model/" + name + ".json"); found != files.end()) {
-    text = found->second;
+  if (const auto known = find_model(name)) {
+    text = embedded_configs().at("model/" + *known + ".json");
   } else {
     std::error_code ignored;
     if (!std::filesystem::exists(name, ignored)) {

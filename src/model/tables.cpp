@@ -136,9 +136,11 @@ Expected<layout::ArrayRule> make_rule(Json json, const Json& family, const Json&
   layout::ArrayRule rule;
   rule.array = json.at("array").get<std::string>();
   rule.buffer = text_of(json, "buffer");
+  rule.apart = json.contains("apart") && json.at("apart").get<bool>();
   if (json.contains("alias")) {
     RESHARD_TRY(rule.alias, find_rule(table, text_of(json, "alias")));
     const layout::ArrayRule& repeated = table.rules[static_cast<std::size_t>(rule.alias)];
+    rule.copied = json.contains("copied") && json.at("copied").get<bool>();
     rule.shards = repeated.shards;
     json["tensor"] = repeated.tensor;
     json["view"] = repeated.view_text;

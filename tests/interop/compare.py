@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """compare.py A B [--rows N]: are the Hugging Face tensors in two checkpoints equal, bit for bit?
 
-Each may be a Hugging Face folder of safetensors or torch files, a folder of Meta's, a Nanotron folder or run folder, or an
-HDF5 archive. --rows N compares the first N rows of the embedding and the head alone, and expects B to have just these: A
-holds a padded vocabulary. A head that repeats the embedding counts as absent, as safetensors files have it.
+Each may be a Hugging Face folder of safetensors or torch files, a folder of Meta's or of LLMs-from-scratch, a folder or run
+folder of Nanotron or fairseq2, or an HDF5 archive. --rows N compares the first N rows of the embedding and the head alone,
+and expects B to have just these: A holds a padded vocabulary. A head that repeats the embedding counts as absent, as
+safetensors files have it.
 """
 
 import argparse
@@ -24,6 +25,12 @@ def read(path):
         import read_meta as reader
     elif list(path.glob("*.bin")):
         import read_hf_bin as reader
+    elif list(path.glob("**/model.yaml")):
+        import read_fairseq2 as reader
+    elif (path / "model.pth").exists():
+        import read_book as reader
+
+        path /= "model.pth"
     elif (path / "model_config.json").exists() or (path / "latest.txt").exists():
         import read_nanotron as reader
     else:

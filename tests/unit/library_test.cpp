@@ -48,7 +48,8 @@ TEST(Library, LoadsWhatIsShipped) {
   ASSERT_TRUE(library) << library.error().message;
   EXPECT_EQ(library->families(), (std::vector<std::string>{"gpt2", "llama", "mistral", "mixtral", "qwen2", "qwen2_moe",
                                                            "qwen3", "qwen3_moe"}));
-  EXPECT_EQ(library->formats(), (std::vector<std::string>{"hdf5", "hf", "hf_bin", "meta", "nanotron"}));
+  EXPECT_EQ(library->formats(),
+            (std::vector<std::string>{"fairseq2", "hdf5", "hf", "hf_bin", "llms_from_scratch", "meta", "nanotron"}));
   EXPECT_EQ(library->family_of_model_type("qwen3_moe"), "qwen3_moe");
   EXPECT_EQ(library->family_of_architecture("GPT2LMHeadModel"), "gpt2");
   EXPECT_EQ(library->family_of_model_type("t5"), "");

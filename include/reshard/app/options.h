@@ -20,7 +20,7 @@ struct Options {
   std::string from;  ///< format; empty: detected
   Index step = -1;
   Index vocab_size = 0;
-  std::string config_from, tokenizer_from;
+  std::string model, config_from, tokenizer_from;
   std::vector<std::string> passthrough, include, exclude;
   bool follow_symlinks = false;
 

@@ -47,6 +47,7 @@ struct SourceOptions {
   std::string config_from;             ///< folder with config.json for a source that lacks one
   std::string tokenizer_from;
   Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
+  std::string model;     ///< name of the model, for a source that lacks a config (fairseq2)
   Index step = -1;       ///< of a run directory
   io::Follow follow = io::Follow::cache;
   std::vector<std::string> passthrough;       ///< globs

@@ -41,7 +41,9 @@ struct ArrayRule {
   /// Rule whose arrays these ones repeat under another name (tied weights): they share its extents where the container
   /// can do that, and are no arrays of the layout but extras. -1: none.
   int alias = -1;
-  std::string buffer;  ///< named C++ function that makes the content of an array without weights; an extra as well
+  bool copied = false;  ///< the alias has content of its own, equal to that of the other: arrays of the layout
+  bool apart = false;   ///< not interleaved by layer or expert with the rules above
+  std::string buffer;   ///< named C++ function that makes the content of an array without weights; an extra as well
 };
 
 /// What a format demands, refused before reading; the text names the rule.

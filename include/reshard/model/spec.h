@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,9 +66,11 @@ Spec make_generic_spec(const nlohmann::json& config);
 /// config.json with both sets of keys (old and new spelling), sorted, indent 2, newline: the text to write. Pure.
 std::string write_hf_config(const Spec& spec, const Library& library);
 
-/// Named model for synthetic sources: llama3.2-1b, llama3-8b, llama3-70b, llama3-405b, qwen3-235b-a22b, or the path of
-/// a config.json. Errors (usage): no such name or file; (input): as parse_hf_config. Local.
+/// Named model (configs/model), or the path of a config.json. Errors (usage): no such name or file; (input): as
+/// parse_hf_config. Local.
 Expected<Spec> named_model(const std::string& name, const Library& library);
 std::vector<std::string> model_names();
+/// The model that is meant: case and the separators - _ . do not count (llama3.2-1b is llama3_2_1b). Pure.
+std::optional<std::string> find_model(const std::string& name);
 
 }  // namespace reshard::model

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fairseq2.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "directory.h"
+#include "fairseq2_config.h"
+#include "probing.h"
+#include "reshard/base/text.h"
+#include "reshard/io/json.h"
+#include "reshard/model/spec.h"
+#include "side_files.h"
+#include "yaml_text.h"
+
+namespace reshard::format {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kCard = "model.yaml";
+constexpr const char* kConfig = "config.json";
+constexpr const char* kEmbedding = "decoder_frontend.embed.weight";
+constexpr std::string_view kLayers = "decoder.layers.";
+constexpr const char* kCarbonCopy = "cc";
+constexpr int kCardLevels = 5;  // from a file of a rank up to the folder of all steps
+
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+// The number between `before` and `behind`, if that is all of `text`.
+std::optional<Index> number_in(std::string_view text, std::string_view before, std::string_view behind) {
+  if (text.size() <= before.size() + behind.size() || !text.starts_with(before) || !text.ends_with(behind)) return {};
+  text = text.substr(before.size(), text.size() - before.size() - behind.size());
+  Index number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 0) return {};
+  return number;
+}
+
+bool has_weights(const std::string& folder) {
+  for (const char* file : {"/pp_00", "/model/pp_00", "/model.pt", "/model.0.pt"}) {
+    if (exists(folder + file)) return true;
+  }
+  return false;
+}
+
+// Steps of a run that were saved whole: a folder is called step_N.tmp until it is.
+std::map<Index, std::string> list_steps(const std::string& folder) {
+  std::map<Index, std::string> steps;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (const auto step = number_in(entry.path().filename().string(), "step_", "")) {
+      if (has_weights(entry.path().string())) steps[*step] = entry.path().filename().string();
+    }
+  }
+  return steps;
+}
+
+// Folder of all steps: `path`, or the one that a run keeps them in.
+std::string steps_folder(const std::string& path) {
+  const std::string below = path + "/checkpoints";
+  return list_steps(path).empty() && exists(below) ? below : path;
+}
+
+struct Place {
+  std::string root;
+  std::string below;  // folder of the step, relative to root, with a slash; empty: root itself
+  std::string only;   // the one file that was named
+  std::optional<Index> step;
+};
+
+Expected<Place> find_checkpoint(const std::string& path, const SourceOptions& options) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) {
+    const fs::path file(path);
+    if (options.step >= 0) return usage_error(fmt::format("--step {}: {} is a file, not a run", options.step, path));
+    return Place{file.has_parent_path() ? file.parent_path().string() : ".", "", file.filename().string(), {}};
+  }
+  if (has_weights(path)) {
+    if (options.step >= 0) {
+      return usage_error(fmt::format("--step {}: {} is a checkpoint, not a run", options.step, path));
+    }
+    const fs::path folder = fs::absolute(path, ignored).lexically_normal();
+    auto step = number_in(folder.filename().string(), "step_", "");
+    if (!step) step = number_in(folder.parent_path().filename().string(), "step_", "");
+    return Place{path, "", "", step};
+  }
+  const std::string folder = steps_folder(path);
+  const std::map<Index, std::string> steps = list_steps(folder);
+  if (steps.empty()) {
+    return input_error(folder + ": holds neither a step_N with model weights nor pp_00 or model.pt");
+  }
+  const auto step = options.step < 0 ? std::prev(steps.end()) : steps.find(options.step);
+  if (step != steps.end()) return Place{folder, step->second + "/", "", step->first};
+  std::vector<std::string> there;
+  for (const auto& [number, unused] : steps) there.push_back(std::to_string(number));
+  return input_error(
+      fmt::format("{}: there is no step {} with model weights; there is {}", folder, options.step, join(there, ", ")));
+}
+
+// Reads what describes the model: --config-from, or the card of the checkpoint, which lies beside its steps.
+Status find_config(const SourceOptions& options, SideFiles& found) {
+  const auto read = [&](const std::string& folder, const std::string& file, io::Follow follow) -> Status {
+    RESHARD_TRY(found.texts["config"], read_side_file(folder, file, follow));
+    found.paths["config"] = path_of(folder, file);
+    return {};
+  };
+  if (!options.config_from.empty()) {
+    std::error_code ignored;
+    if (!fs::is_directory(options.config_from, ignored)) return read(options.config_from, "", io::Follow::all);
+    return read(options.config_from, exists(options.config_from + "/" + kCard) ? kCard : kConfig, io::Follow::all);
+  }
+  std::error_code ignored;
+  fs::path folder = fs::absolute(found.root, ignored).lexically_normal();
+  for (int level = 0; level < kCardLevels; ++level, folder = folder.parent_path()) {
+    if (!exists((folder / kCard).string())) continue;
+    found.paths["steps"] = folder.string();
+    if (!options.model.empty()) {
+      found.notes.push_back((folder / kCard).string() + " is not used (--model)");
+      return {};
+    }
+    return read(folder.string(), kCard, options.follow);
+  }
+  if (!options.model.empty()) return {};
+  return input_error(found.root +
+                     ": no model.yaml beside it or above; name the model by --model (`reshard list models`) " +
+                     "or a folder with a model.yaml or config.json by --config-from");
+}
+
+// Other files of the model: 0.4 has a folder for them, and this program writes them there for any release.
+Status find_carried(const SourceOptions& options, SideFiles& found) {
+  const auto steps = found.paths.find("steps");
+  const std::string folder = steps == found.paths.end() ? "" : path_of(steps->second, kCarbonCopy);
+  std::vector<std::string> files;
+  if (!folder.empty() && exists(folder)) {
+    RESHARD_TRY(files, io::list_files(folder));
+  }
+  return collect_carried(folder, files, options, found.carried);
+}
+
+Expected<SideFiles> find_files(const std::string& path, const SourceOptions& options) {
+  SideFiles found;
+  RESHARD_TRY(const Place place, find_checkpoint(path, options));
+  found.root = place.root;
+  if (place.step) found.texts["step"] = std::to_string(*place.step);
+  RESHARD_CHECK(find_config(options, found));
+  RESHARD_CHECK(find_carried(options, found));
+  if (!place.only.empty()) {
+    found.weights = {place.only};
+    return found;
+  }
+  const std::string folder = place.below.empty() ? found.root : path_of(found.root, place.below);
+  RESHARD_TRY(const std::vector<std::string> files, io::list_files(folder));
+  std::set<std::string> other_states;
+  bool has_old = false, has_new = false;
+  for (const std::string& file : files) {
+    for (const char* other : {"optimizer/", "trainer/", "data_reader/"}) {
+      if (file.starts_with(other)) other_states.insert(other);
+    }
+    if (number_in(file, "rank_", ".pt")) other_states.insert("rank_*.pt");
+    if (!file.starts_with("model") && !file.starts_with("pp_")) continue;
+    const auto cell = Fairseq2File::parse(file);
+    if (!cell) continue;
+    (cell->is_old ? has_old : has_new) = true;
+    found.weights.push_back(place.below + file);
+  }
+  if (found.weights.empty()) return input_error(folder + ": holds no weight files");
+  if (has_old && has_new) return input_error(folder + ": holds checkpoints of two releases, model*.pt and pp_00");
+  if (!other_states.empty()) {
+    found.notes.push_back(
+        folder + ": not converted: " + join(std::vector<std::string>(other_states.begin(), other_states.end()), ", "));
+  }
+  return found;
+}
+
+Expected<layout::Mesh> find_mesh(const SideFiles& found) {
+  layout::Mesh mesh;
+  for (const std::string& file : found.weights) {
+    const auto cell = Fairseq2File::parse(file);
+    if (!cell) continue;
+    mesh.tp = std::max(mesh.tp, cell->tp + 1);
+    mesh.dp = std::max(mesh.dp, cell->sdp + 1);
+  }
+  RESHARD_CHECK(check_mesh(mesh, found.root, found.weights.size()));
+  return mesh;
+}
+
+// Until 0.4 the weights lie in a dictionary below a key that stands beside it; wrappers of the model leave their mark.
+void rename_entries(Directory& directory) {
+  for (Directory::Entry& entry : directory.entries) {
+    const auto& metadata = directory.metadata[entry.file];
+    const auto key = metadata.find("model_key");
+    std::string prefix = "model.";
+    if (key != metadata.end()) {
+      const auto text = nlohmann::json::parse(key->second, nullptr, false);
+      if (text.is_string()) prefix = text.get<std::string>() + ".";
+    }
+    for (const std::string& one : {prefix, std::string("module."), std::string("_orig_mod.")}) {
+      if (entry.entry.name.starts_with(one)) entry.entry.name.erase(0, one.size());
+    }
+  }
+}
+
+Index count_layers(const Directory& directory) {
+  Index layers = 0;
+  for (const Directory::Entry& entry : directory.entries) {
+    std::string_view name = entry.entry.name;
+    if (!name.starts_with(kLayers)) continue;
+    name.remove_prefix(kLayers.size());
+    if (const auto layer = number_in(name.substr(0, name.find('.')), "", "")) layers = std::max(layers, *layer + 1);
+  }
+  return layers;
+}
+
+// How the embedding is cut, by its shape.
+bool is_cut_by_columns(const Directory& directory, const model::Spec& spec, const layout::Mesh& mesh) {
+  for (const Directory::Entry& entry : directory.entries) {
+    if (entry.entry.name != kEmbedding || entry.entry.shape.size() != 2) continue;
+    return mesh.tp > 1 && entry.entry.shape[1] != spec.integer("hidden_size");
+  }
+  return false;
+}
+
+// The spec that the card, or a config.json, or --model gives.
+Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& options, const model::Library& library,
+                                Probe& probe) {
+  if (found.texts.count("config") == 0) {
+    const std::string name = std::isdigit(static_cast<unsigned char>(options.model.front())) != 0
+                                 ? "llama-" + options.model  // Llama 1, by its size alone
+                                 : options.model;
+    if (!model::find_model(name)) {
+      return usage_error(
+          fmt::format("--model {}: there is no such model; `reshard list models` names them", options.model));
+    }
+    probe.config_path = "--model " + options.model;
+    return model::named_model(name, library);
+  }
+  const std::string& path = probe.config_path = found.paths.at("config");
+  const std::string& text = found.texts.at("config");
+  if (text.find_first_not_of(" \t\r\n") != std::string::npos && text[text.find_first_not_of(" \t\r\n")] == '{') {
+    RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(text, path));
+    return model::parse_hf_config(config, library, path);
+  }
+  RESHARD_TRY(const nlohmann::ordered_json card, parse_yaml(text, path));
+  RESHARD_TRY(const Fairseq2Model model, read_model_yaml(card, path, probe.notes));
+  if (model.num_shards > 0 && model.num_shards != probe.mesh.tp) {
+    return input_error(fmt::format("{}: num_shards is {}, but {} holds files of {} tensor-parallel ranks", path,
+                                   model.num_shards, found.root, probe.mesh.tp));
+  }
+  RESHARD_TRY(model::Spec spec, model::parse_hf_config(model.hf, library, path));
+  probe.ties_unknown = model.ties_unknown;
+  if (model.ffn) keep_ffn_rule(*model.ffn, spec);
+  if (model.shard_embed_dim) spec.facts["fairseq2"]["shard_embed_dim"] = *model.shard_embed_dim;
+  return spec;
+}
+
+// Release of the target. Errors (usage).
+Expected<Fairseq2Release> target_release(const TargetOptions& options) {
+  if (options.format_version.empty() || options.format_version == "0.8") return Fairseq2Release::v08;
+  if (options.format_version != "0.4") {
+    return usage_error("--format-version " + options.format_version +
+                       ": format fairseq2 is written as 0.4 or 0.8 (which 0.5 and later read)");
+  }
+  if (options.mesh.dp > 1) {
+    return usage_error(
+        "--dp: 0.4 of fairseq2 keeps data-parallel shards in objects that hold no plain tensors; leave it "
+        "at 1, or write --format-version 0.8");
+  }
+  return Fairseq2Release::v04;
+}
+
+}  // namespace
+
+std::optional<Fairseq2File> Fairseq2File::parse(std::string_view path) {
+  std::vector<std::string> parts = split(path, '/');
+  Fairseq2File file;
+  if (parts.back() == "model.pt") {
+    file.is_old = true;
+    return file;
+  }
+  if (const auto tp = number_in(parts.back(), "model.", ".pt")) {
+    file.is_old = true;
+    file.tp = *tp;
+    return file;
+  }
+  if (parts.size() < 3) return {};
+  const auto sdp = number_in(parts.back(), "sdp_", ".pt"), tp = number_in(parts.end()[-2], "tp_", ""),
+             pp = number_in(parts.end()[-3], "pp_", "");
+  if (!sdp || !tp || !pp) return {};
+  file.tp = *tp;
+  file.sdp = *sdp;
+  return file;
+}
+
+std::string Fairseq2File::key() const { return fmt::format("tp_{}/sdp_{}", tp, sdp); }
+
+double Fairseq2Format::detect(const std::string& path) const {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) {
+    return Fairseq2File::parse(path) || number_in(fs::path(path).filename().string(), "sdp_", ".pt") ? 1 : 0;
+  }
+  if (exists(path + "/pp_00") || exists(path + "/model/pp_00") || !list_steps(steps_folder(path)).empty()) return 1;
+  return has_weights(path) ? 0.9 : 0;
+}
+
+Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptions& options,
+                                      const model::Library& library, comm::Comm& comm) const {
+  RESHARD_TRY(const std::string packed, from_root(comm, [&]() -> Expected<std::string> {
+                RESHARD_TRY(const SideFiles found, find_files(path, options));
+                return found.pack();
+              }));
+  SideFiles found = SideFiles::unpack(packed);
+  Probe probe;
+  probe.notes = std::move(found.notes);
+  RESHARD_TRY(probe.mesh, find_mesh(found));
+  RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "torch", options.follow, comm));
+  rename_entries(probe.directory);
+  RESHARD_TRY(probe.spec, read_spec(found, options, library, probe));
+  if (options.vocab_size != 0 && options.vocab_size != probe.spec.integer("vocab_size")) {
+    return usage_error(fmt::format("--vocab-size {}: {} says {}, and fairseq2 has no rows of padding",
+                                   options.vocab_size, probe.config_path, probe.spec.integer("vocab_size")));
+  }
+  // Its own 13B configs say 32 of 40 layers: what is stored counts. Fewer than said is what reconciliation finds.
+  const Index stated = probe.spec.integer("num_hidden_layers"), layers = count_layers(probe.directory);
+  if (layers > stated) {
+    probe.spec.fields["num_hidden_layers"] = layers;
+    probe.notes.push_back(fmt::format("{}: says {} layers, the weights are of {}: taken as {}", probe.config_path,
+                                      stated, layers, layers));
+  }
+  if (const auto step = found.texts.find("step"); step != found.texts.end()) {
+    probe.spec.facts["fairseq2"]["step"] = std::stoll(step->second);
+  }
+  probe.options.numbers["shard_embed_dim"] = is_cut_by_columns(probe.directory, probe.spec, probe.mesh) ? 1 : 0;
+  probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
+  probe.carried = std::move(found.carried);
+  return probe;
+}
+
+std::string Fairseq2Format::file_key(const std::string& path) const {
+  // A file of another name was given by itself.
+  return Fairseq2File::parse(path).value_or(Fairseq2File{}).key();
+}
+
+Expected<TargetChoice> Fairseq2Format::choose(const model::Spec& spec, const TargetOptions& options,
+                                              std::vector<std::string>&) const {
+  RESHARD_CHECK(refuse_params_style(name(), options));
+  RESHARD_TRY(const Fairseq2Release release, target_release(options));
+  TargetChoice choice{options.mesh, {}};
+  choice.options.numbers["shard_embed_dim"] = cuts_embedding_by_columns(spec, release) ? 1 : 0;
+  const nlohmann::ordered_json own = spec.facts.value("fairseq2", nlohmann::ordered_json::object());
+  if (own.contains("step")) choice.options.numbers["step"] = own.at("step").get<Index>();
+  return choice;
+}
+
+Expected<std::vector<TargetFile>> Fairseq2Format::files(const layout::Layout& layout,
+                                                        const TargetOptions& options) const {
+  RESHARD_TRY(const Fairseq2Release release, target_release(options));
+  std::vector<TargetFile> files = group_by_file(layout);
+  for (TargetFile& file : files) {
+    file.spec.root = "archive";  // it saves to a stream
+    if (release == Fairseq2Release::v08) continue;
+    const Index tp = Fairseq2File::parse(file.path)->tp;
+    const std::string step = file.path.substr(0, file.path.find('/'));
+    file.path = layout.mesh().tp == 1 ? step + "/model.pt" : fmt::format("{}/model.{}.pt", step, tp);
+    file.spec.under = "model";
+    file.spec.metadata = {{"model_key", "\"model\""}, {"fs2", "true"}};
+  }
+  return files;
+}
+
+Expected<std::vector<Sidecar>> Fairseq2Format::sidecars(const SidecarInput& input,
+                                                        std::vector<std::string>& notes) const {
+  RESHARD_TRY(const Fairseq2Release release, target_release(input.options));
+  const layout::Layout& layout = input.layout;
+  const Fairseq2SideFiles texts{input.spec, release, layout.mesh().tp, cuts_embedding_by_columns(input.spec, release)};
+  std::vector<Sidecar> sidecars = {{kCard, "", texts.model_yaml(notes)}};
+  if (release == Fairseq2Release::v04 && input.spec.family == "llama") {
+    sidecars.push_back({path_of(kCarbonCopy, kConfig), "", texts.cc_config()});
+  }
+  for (Sidecar sidecar : input.carried) {
+    sidecar.path = path_of(kCarbonCopy, sidecar.path);
+    sidecars.push_back(std::move(sidecar));
+  }
+  return sidecars;
+}
+
+}  // namespace reshard::format

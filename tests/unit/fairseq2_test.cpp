@@ -58,7 +58,13 @@ TEST(Yaml, RefusesWhatNoSideFileHas) {
   EXPECT_SAYS(yaml_error("a: 1\na: 2\n"), "\"a\" is there twice");
   EXPECT_SAYS(yaml_error("a: !!python/object:os.system x\n"), "line 1: the tag");
   EXPECT_SAYS(yaml_error("? [1]\n: 2\n"), "expected a plain key");
-  EXPECT_SAYS(yaml_error(std::string(200, '[')), "x.yaml: line");
+  for (const char* opening : {"[", "{", "- ", "? ", "{a: "}) {
+    for (const int depth : {200, 100'000}) {
+      std::string deep;
+      for (int i = 0; i < depth; ++i) deep += opening;
+      EXPECT_SAYS(yaml_error(deep), "x.yaml: line") << opening;
+    }
+  }
   EXPECT_SAYS(yaml_error(std::string((1 << 20) + 1, ' ')), "too much");
   // Each line doubles what the one above stands for.
   std::string laughs = "a0: &a0 [1, 1]\n";

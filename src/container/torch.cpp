@@ -226,7 +226,8 @@ class Torch : public Container {
   bool shares_extents() const override { return true; }
 
   Expected<FileDirectory> read_directory(io::Source& source, const std::string& path) const override {
-    RESHARD_TRY(const std::string first, read_text(source, 0, std::min(kMagicBytes, source.size()), path));
+    std::string first(static_cast<std::size_t>(std::min(kMagicBytes, source.size())), '\0');
+    RESHARD_CHECK(source.read_at(std::as_writable_bytes(std::span(first)), 0));
     if (first.starts_with(kZip)) return read_zip(source, path);
     if (first == kLegacy) return read_legacy(source, path);
     return not_a(name(), source, path, "it begins neither as a zip archive nor as a pickle of torch");

@@ -539,22 +539,25 @@ class HfBin(Case):
 class SameBytes(Case):
     """The output is the same, byte for byte, for any number of ranks, route and memory budget."""
 
-    def smallest_budget(self, target, options, ranks):
+    def smallest_budget(self, source, target, options, ranks):
         """The one that the refusal of a smaller one names."""
-        done = self.run_program(["mpirun", "-n", ranks, PROGRAM, "convert", hf("llama-gqa-sharded"), self.work / "none", "--to", *target,
-                                 *options, "--memory-budget", "1KiB"], status=2)  # fmt: skip
+        done = self.run_program(["mpirun", "-n", ranks, PROGRAM, "convert", source, self.work / "none", "--to", *target, *options,
+                                 "--memory-budget", "1KiB"], status=2)  # fmt: skip
         return re.search(r"smallest that works is (\w+)", done.stderr)[1]
 
     def test_any_job(self):
-        for target in (["nanotron", "--tp", "2", "--pp", "2"], ["hf", "--max-shard-size", "100KB"], ["hdf5"]):
+        cases = [(hf("llama-gqa-sharded"), ["nanotron", "--tp", "2", "--pp", "2"]), (hf("llama-gqa-sharded"), ["hf", "--max-shard-size", "100KB"]),
+                 (hf("llama-gqa-sharded"), ["hdf5"]), (hf("llama-tied"), ["hf_bin", "--max-shard-size", "100KB"]),
+                 (meta("llama-mha-v256-mp2-flat"), ["meta", "--tp", "8"])]  # fmt: skip
+        for source, target in cases:
             routes = (["--route", "direct"], ["--route", "exchange"])
             jobs = [(ranks, route) for ranks in (1, 2, 3, 4, 5, 8) for route in routes]
-            jobs += [(3, [*route, "--memory-budget", self.smallest_budget(target, route, 3)]) for route in routes]
+            jobs += [(3, [*route, "--memory-budget", self.smallest_budget(source, target, route, 3)]) for route in routes]
             expected = None
             for ranks, options in jobs:
                 with self.subTest(target=target, ranks=ranks, options=options):
                     # One name for all: side files may say where the checkpoint stands.
-                    out = self.convert(hf("llama-gqa-sharded"), "out", "--overwrite", "--to", *target, *options, ranks=ranks)
+                    out = self.convert(source, "out", "--overwrite", "--to", *target, *options, ranks=ranks)
                     found = {name: path.read_bytes() for name, path in files_below(out).items()} if out.is_dir() else {"": out.read_bytes()}
                     expected = expected or found
                     self.assertEqual(sorted(found), sorted(expected))
@@ -581,13 +584,25 @@ class Compat(Case):
         self.assert_same(read(self.work / "hf"), read(hf("llama-mha")))
         self.assertEqual((self.work / "hf" / "tokenizer.json").read_text(), "{}")
 
+    def test_llama_commands(self):
+        scripts, run = ROOT / "launch" / "compat", {"RESHARD": PROGRAM}
+        base = hf("llama-mha-v256")
+        self.run_program([sys.executable, scripts / "convert_hf_weights_to_llama.py", "--model-path", base, "--model-size=13B",
+                          "--output-dir", self.work / "meta"], **run)  # fmt: skip
+        self.assertEqual(len(list((self.work / "meta").glob("consolidated.*.pth"))), 2)
+        for flags, name in ((["--num_shards", "2"], "hf"), (["--model_size", "13B", "--safe_serialization", "False"], "bin")):
+            self.run_program([sys.executable, scripts / "convert_llama_weights_to_hf.py", "--input_dir", self.work / "meta", *flags,
+                              "--output_dir", self.work / name, "--llama_version", "2"], **run)  # fmt: skip
+            self.assert_same(read(self.work / name), read(base))
+        self.assertTrue((self.work / "bin" / "pytorch_model.bin").exists())
+
     def test_example_jobs(self):
         for path in sorted((ROOT / "configs" / "jobs").glob("*.json")):
             with self.subTest(path.name):
-                job = {**load(path), "src": str(hf("llama-mha")), "dst": str(self.work / path.stem)}
+                job = {**load(path), "src": str(hf("llama-mha-v256")), "dst": str(self.work / path.stem)}
                 (self.work / path.name).write_text(json.dumps(job))
                 self.run_program([PROGRAM, "convert", "--config", self.work / path.name])
-                self.assert_same(first_rows(read(self.work / path.stem), 259), read(hf("llama-mha")))
+                self.assert_same(first_rows(read(self.work / path.stem), 256), read(hf("llama-mha-v256")))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ struct Random {
 struct Case {
   std::string family;
   Json config;
-  bool nanotron;
-  Index groups, ffn;
+  bool nanotron, meta;
+  Index groups, heads, ffn;
 };
 
 /// A small model with sizes that no power of two divides well.
@@ -45,11 +45,11 @@ Case random_case(Random& random) {
                 {"n_positions", random.any(5, 20)},
                 {"vocab_size", random.any(20, 90)},
                 {"torch_dtype", "float32"}};
-    c.nanotron = false;
+    c.nanotron = c.meta = false;
     return c;
   }
   c.groups = random.one_of<Index>({1, 2, 3, 4});
-  const Index heads = c.groups * random.any(1, 3), head_dim = 2 * random.any(1, 5);
+  const Index heads = c.heads = c.groups * random.any(1, 3), head_dim = 2 * random.any(1, 5);
   c.ffn = 12 * random.any(1, 4);
   c.config = {{"model_type", c.family},
               {"hidden_size", heads * head_dim},
@@ -72,7 +72,8 @@ Case random_case(Random& random) {
     c.config["decoder_sparse_step"] = 1;
     c.config["mlp_only_layers"] = Json::array();
   }
-  c.nanotron = c.family == "llama" || c.family == "mistral" || c.family == "qwen2";
+  c.meta = c.family == "llama" || c.family == "mistral";
+  c.nanotron = c.meta || c.family == "qwen2";
   return c;
 }
 
@@ -84,7 +85,7 @@ void must(const std::string& arguments, int ranks = 1) {
 TEST(FormatsProperty, ThereAndBackByAnyWay) {
   const char* set = std::getenv("RESHARD_SEED");
   const std::uint64_t first_seed = set != nullptr ? std::strtoull(set, nullptr, 10) : 1;
-  int to_nanotron = 0;
+  int to_nanotron = 0, to_meta = 0;
   for (std::uint64_t seed = first_seed; seed < first_seed + 24; ++seed) {
     Random random{std::mt19937_64(seed)};
     const Case c = random_case(random);
@@ -96,7 +97,19 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
 
     // A -> B -> A: the same file, byte for byte.
     std::string b = folder.path("b.h5"), to_b = "--to hdf5", back = "--to hf";
-    if (c.nanotron && random.any(0, 3) > 0) {
+    const Index way = random.any(0, 5);
+    if (c.meta && way < 3) {
+      ++to_meta;
+      const Index vocab = c.config["vocab_size"];
+      Index tp = random.any(1, c.heads);
+      while (c.heads % tp != 0 || (c.groups % tp != 0 && tp % c.groups != 0) || c.ffn % tp != 0 || vocab % tp != 0)
+        --tp;
+      b = folder.path("b");
+      to_b = "--to meta --tp " + std::to_string(tp) + random.one_of<std::string>({"", " --format-version 3"});
+    } else if (way == 3) {
+      b = folder.path("b");
+      to_b = "--to hf_bin --max-shard-size " + std::to_string(random.any(5, 200)) + "KB";
+    } else if (c.nanotron && way < 5) {
       ++to_nanotron;
       Index tp = 1;
       while (tp < 4 && c.groups % (tp + 1) == 0 && c.ffn % (tp + 1) == 0 && random.any(0, 2) > 0) ++tp;
@@ -134,7 +147,8 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
     }
     EXPECT_GE(files, 1);
   }
-  EXPECT_GE(to_nanotron, 3);
+  EXPECT_GE(to_nanotron, 2);
+  EXPECT_GE(to_meta, 2);
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ constexpr const char* kFirst = "consolidated.00.pth";
 constexpr const char* kOnly = "consolidated.pth";  // so named in some repositories
 constexpr const char* kEmbedding = "tok_embeddings.weight";
 constexpr const char* kHead = "output.weight";
+constexpr const char* kByRows = "meta_embedding_by_rows";  // fact of a spec
 constexpr const char* kTokenizer = "tokenizer.model";
 
 bool exists(const std::string& path) {
@@ -210,13 +211,17 @@ Expected<ParamsStyle> params_style(const TargetOptions& options) {
   return usage_error("--params-style " + options.params_style + ": expected flat or fairseq2");
 }
 
-// Is the embedding cut by rows, as in Llama 3, or by columns, as before? Errors (usage).
-Expected<bool> is_by_rows(const MetaParams& params, const TargetOptions& options) {
-  // Of Meta's models only Llama 3.2 ties.
-  if (options.format_version.empty()) return params.is_tied || params.generation() >= MetaGeneration::llama3;
+// Is the embedding cut by rows, as in Llama 3, or by columns, as before? As in the source, if that is cut. Errors
+// (usage).
+Expected<bool> is_by_rows(const MetaParams& params, const model::Spec& spec, const TargetOptions& options) {
   if (options.format_version == "2" || options.format_version == "3") return options.format_version == "3";
-  return usage_error("--format-version " + options.format_version +
-                     ": format meta is written as Llama 1 and 2 have it (2) or as Llama 3 has it (3)");
+  if (!options.format_version.empty()) {
+    return usage_error("--format-version " + options.format_version +
+                       ": format meta is written as Llama 1 and 2 have it (2) or as Llama 3 has it (3)");
+  }
+  if (const auto known = spec.facts.find(kByRows); known != spec.facts.end()) return known->get<bool>();
+  // Of Meta's models only Llama 3.2 ties.
+  return params.is_tied || params.generation() >= MetaGeneration::llama3;
 }
 
 }  // namespace
@@ -277,6 +282,8 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     probe.ties_unknown = true;
     probe.notes.push_back(describe_assumed(params));
   }
+  if (has_params) keep_ffn_rule(params.ffn, probe.spec);
+  if (is_cut) probe.spec.facts[kByRows] = !shards.columns;
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
   probe.carried = std::move(found.carried);
   return probe;
@@ -286,7 +293,7 @@ Expected<TargetChoice> MetaFormat::choose(const model::Spec& spec, const TargetO
                                           std::vector<std::string>& notes) const {
   RESHARD_CHECK(params_style(options));
   RESHARD_TRY(const MetaParams params, MetaParams::of(spec, options.mesh.tp));
-  RESHARD_TRY(const bool by_rows, is_by_rows(params, options));
+  RESHARD_TRY(const bool by_rows, is_by_rows(params, spec, options));
   const bool is_cut = options.mesh.tp > 1;
   if (is_cut && options.format_version.empty()) {
     notes.push_back(fmt::format("meta: the embedding is cut by {}, as in Llama {}; --format-version {} cuts by {}",
@@ -306,7 +313,7 @@ Expected<std::vector<TargetFile>> MetaFormat::files(const layout::Layout& layout
 Expected<std::vector<Sidecar>> MetaFormat::sidecars(const SidecarInput& input, std::vector<std::string>& notes) const {
   RESHARD_TRY(const ParamsStyle style, params_style(input.options));
   RESHARD_TRY(const MetaParams params, MetaParams::of(input.spec, input.options.mesh.tp));
-  RESHARD_TRY(const bool by_rows, is_by_rows(params, input.options));
+  RESHARD_TRY(const bool by_rows, is_by_rows(params, input.spec, input.options));
   RESHARD_CHECK(note_lost(input.spec, params, style, input.library, notes));
   std::vector<Sidecar> sidecars = {{kParams, "", write_params(params, style, by_rows)}};
   sidecars.insert(sidecars.end(), input.carried.begin(), input.carried.end());

@@ -161,6 +161,22 @@ TEST(Meta, WritesRopeFreqsAsLlamaTwoHasThem) {
   EXPECT_NE(current->files.front().spec.items.back().name, "rope.freqs");
 }
 
+TEST(Meta, ResizingKeepsWhatTheSourceSays) {
+  const test::TemporaryFolder folder;
+  const auto source = open_well(test::fixture("hf/llama-mha-v256"));
+  test::convert_naively(source, "meta", cut(8, "3"), folder.path("8"));
+  json params = json::parse(test::file_bytes(folder.path("8/params.json")));
+  params["multiple_of"] = 8;
+  params["ffn_dim_multiplier"] = 1.03;
+  test::put_file(folder.path("8/params.json"), params.dump());
+  const auto eight = open_well(folder.path("8"));
+  test::convert_naively(eight, "meta", cut(2), folder.path("2"));
+  EXPECT_EQ(json::parse(test::file_bytes(folder.path("2/params.json"))), params);
+  const auto two = open_well(folder.path("2"));
+  EXPECT_EQ(two.probe.spec.facts["meta_embedding_by_rows"], true);
+  EXPECT_EQ(test::line_values(two), test::line_values(source));
+}
+
 // llama-cookbook cuts with torch.chunk, whatever the number of rows.
 TEST(Meta, ReadsUnevenShards) {
   const auto source = open_well(test::fixture("hf/llama-mha"));

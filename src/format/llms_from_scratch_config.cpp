@@ -195,6 +195,7 @@ Expected<json> read_book_config(const json& config, const Directory& directory, 
   json hf;
   RESHARD_TRY(const std::string kind, find_kind(directory));
   hf["model_type"] = kind;
+  hf["tie_word_embeddings"] = false;  // until the weights have told
   for (const auto& [theirs, ours] : kShared) {
     RESHARD_TRY(hf[ours], fields.integer(theirs));
   }

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <vector>
 
 #include "tests/support/program.h"
 
@@ -26,8 +28,7 @@ struct Random {
 struct Case {
   std::string family;
   Json config;
-  bool nanotron, meta;
-  Index groups, heads, ffn;
+  Index groups = 1, heads = 1, ffn = 1;
 };
 
 /// A small model with sizes that no power of two divides well.
@@ -45,7 +46,6 @@ Case random_case(Random& random) {
                 {"n_positions", random.any(5, 20)},
                 {"vocab_size", random.any(20, 90)},
                 {"torch_dtype", "float32"}};
-    c.nanotron = c.meta = false;
     return c;
   }
   c.groups = random.one_of<Index>({1, 2, 3, 4});
@@ -72,9 +72,70 @@ Case random_case(Random& random) {
     c.config["decoder_sparse_step"] = 1;
     c.config["mlp_only_layers"] = Json::array();
   }
-  c.meta = c.family == "llama" || c.family == "mistral";
-  c.nanotron = c.meta || c.family == "qwen2";
   return c;
+}
+
+/// A way through another format.
+struct Way {
+  std::string format, to, back = "--to hf";
+};
+
+/// A number of ranks that divides all of `sizes`.
+Index random_divisor(Random& random, std::initializer_list<Index> sizes) {
+  std::vector<Index> fitting;
+  for (Index n = 1; n <= 4; ++n) {
+    if (std::all_of(sizes.begin(), sizes.end(), [&](Index size) { return size % n == 0; })) fitting.push_back(n);
+  }
+  return fitting[static_cast<std::size_t>(random.any(0, std::ssize(fitting) - 1))];
+}
+
+/// Through a format that holds the model, at a topology that it can have.
+Way random_way(const Case& c, Random& random) {
+  const bool is_tied = c.config.value("tie_word_embeddings", false);
+  const std::map<std::string, std::vector<std::string>> holders = {
+      {"llama", {"nanotron", "meta", "fairseq2", "llms_from_scratch"}},
+      {"mistral", {"nanotron", "meta", "fairseq2"}},
+      {"qwen2", {"nanotron", "fairseq2"}},
+      {"qwen3", {"fairseq2", "llms_from_scratch"}},
+      {"qwen3_moe", {"llms_from_scratch"}},
+      {"gpt2", {"llms_from_scratch"}}};
+  std::vector<std::string> formats = {"hdf5", "hf_bin"};
+  if (const auto found = holders.find(c.family); found != holders.end()) {
+    formats.insert(formats.end(), found->second.begin(), found->second.end());
+  }
+  if (c.family == "mistral" && is_tied) std::erase(formats, "fairseq2");  // it ties no Mistral
+  Way way;
+  way.format = formats[static_cast<std::size_t>(random.any(0, std::ssize(formats) - 1))];
+  way.to = "--to " + way.format;
+  const auto add = [&](const char* option, Index number) {
+    way.to += " --" + std::string(option) + " " + std::to_string(number);
+  };
+  const Index vocab = c.config["vocab_size"].get<Index>();
+  if (way.format == "nanotron") {
+    add("tp", random_divisor(random, {c.groups, c.ffn}));
+    add("pp", random.any(1, std::min(Index{3}, c.config["num_hidden_layers"].get<Index>())));
+    add("vocab-multiple", random.any(1, 7));
+    way.back += " --vocab-size " + std::to_string(vocab);
+  } else if (way.format == "meta") {
+    // Ranks beyond the kv heads hold copies of them.
+    Index tp = random.any(1, c.heads);
+    while (c.heads % tp != 0 || (c.groups % tp != 0 && tp % c.groups != 0) || c.ffn % tp != 0 || vocab % tp != 0) --tp;
+    add("tp", tp);
+    way.to += random.one_of<std::string>({"", " --format-version 3"});
+  } else if (way.format == "fairseq2") {
+    const bool is_whole = is_tied || c.family == "mistral" || random.any(0, 3) == 0;
+    const Index tp = is_whole ? 1 : random_divisor(random, {c.groups, c.ffn, vocab});
+    if (random.any(0, 2) == 0) {
+      way.to += " --format-version 0.4";
+    } else {
+      add("dp", random.any(1, 9));
+    }
+    add("tp", tp);
+  } else if (way.format == "llms_from_scratch") {
+    if (c.family == "gpt2") way.to += random.one_of<const char*>({"", " --format-version gpt2-fast"});
+    way.back += " --dtype " + c.config["torch_dtype"].get<std::string>();  // some norms are f32 there
+  }
+  return way;
 }
 
 void must(const std::string& arguments, int ranks = 1) {
@@ -85,8 +146,8 @@ void must(const std::string& arguments, int ranks = 1) {
 TEST(FormatsProperty, ThereAndBackByAnyWay) {
   const char* set = std::getenv("RESHARD_SEED");
   const std::uint64_t first_seed = set != nullptr ? std::strtoull(set, nullptr, 10) : 1;
-  int to_nanotron = 0, to_meta = 0;
-  for (std::uint64_t seed = first_seed; seed < first_seed + 24; ++seed) {
+  std::map<std::string, int> ways;
+  for (std::uint64_t seed = first_seed; seed < first_seed + 40; ++seed) {
     Random random{std::mt19937_64(seed)};
     const Case c = random_case(random);
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed) + " " + c.config.dump());
@@ -96,30 +157,9 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
     ASSERT_NO_FATAL_FAILURE(must("convert " + source + " " + folder.path("a") + " --to hf"));
 
     // A -> B -> A: the same file, byte for byte.
-    std::string b = folder.path("b.h5"), to_b = "--to hdf5", back = "--to hf";
-    const Index way = random.any(0, 5);
-    if (c.meta && way < 3) {
-      ++to_meta;
-      const Index vocab = c.config["vocab_size"];
-      Index tp = random.any(1, c.heads);
-      while (c.heads % tp != 0 || (c.groups % tp != 0 && tp % c.groups != 0) || c.ffn % tp != 0 || vocab % tp != 0)
-        --tp;
-      b = folder.path("b");
-      to_b = "--to meta --tp " + std::to_string(tp) + random.one_of<std::string>({"", " --format-version 3"});
-    } else if (way == 3) {
-      b = folder.path("b");
-      to_b = "--to hf_bin --max-shard-size " + std::to_string(random.any(5, 200)) + "KB";
-    } else if (c.nanotron && way < 5) {
-      ++to_nanotron;
-      Index tp = 1;
-      while (tp < 4 && c.groups % (tp + 1) == 0 && c.ffn % (tp + 1) == 0 && random.any(0, 2) > 0) ++tp;
-      if (c.groups % tp != 0) tp = 1;
-      b = folder.path("b");
-      const Index pp = random.any(1, std::min(Index{3}, c.config["num_hidden_layers"].get<Index>()));
-      to_b = "--to nanotron --tp " + std::to_string(tp) + " --pp " + std::to_string(pp) + " --vocab-multiple " +
-             std::to_string(random.any(1, 7));
-      back += " --vocab-size " + c.config["vocab_size"].dump();
-    }
+    const Way way = random_way(c, random);
+    ++ways[way.format];
+    const std::string b = folder.path(way.format == "hdf5" ? "b.h5" : "b"), to_b = way.to, back = way.back;
     const auto ranks = static_cast<int>(random.any(1, 3));
     const std::string route = random.any(0, 1) == 1 ? " --route exchange" : "";
     ASSERT_NO_FATAL_FAILURE(must("convert " + folder.path("a") + " " + b + " " + to_b + route, ranks));
@@ -130,9 +170,13 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
     // What the target's side files can hold comes back.
     const Json first = Json::parse(file_bytes(folder.path("a/config.json")));
     const Json second = Json::parse(file_bytes(folder.path("a2/config.json")));
-    for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rope_theta",
-                            "rms_norm_eps", "tie_word_embeddings", "n_embd", "n_layer", "n_head"}) {
+    for (const char* key :
+         {"hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+          "vocab_size", "rope_theta", "tie_word_embeddings", "n_embd", "n_layer", "n_head"}) {
       EXPECT_EQ(first.value(key, Json()), second.value(key, Json())) << key;
+    }
+    if (way.format != "fairseq2" && way.format != "llms_from_scratch") {
+      EXPECT_EQ(first.value("rms_norm_eps", Json()), second.value("rms_norm_eps", Json()));
     }
 
     // A -> C is A -> B -> C.
@@ -147,8 +191,7 @@ TEST(FormatsProperty, ThereAndBackByAnyWay) {
     }
     EXPECT_GE(files, 1);
   }
-  EXPECT_GE(to_nanotron, 2);
-  EXPECT_GE(to_meta, 2);
+  EXPECT_EQ(ways.size(), 6u) << "the seeds miss a format";
 }
 
 }  // namespace

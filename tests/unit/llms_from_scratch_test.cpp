@@ -261,13 +261,15 @@ TEST(LlmsFromScratch, SharesATiedHeadWhereItsClassDoes) {
 
 // The target of a base with every item renamed by `rename`, written below `path`.
 void write_renamed(const std::string& base, const std::function<std::string(const std::string&)>& rename,
-                   const std::string& path) {
+                   const std::string& path, const std::vector<container::FileSpec::Item>& more = {}) {
   const auto source = test::open(test::fixture("hf/" + base));
   ASSERT_TRUE(source) << source.error().message;
   auto target = describe_target(*source, "llms_from_scratch", {}, test::library());
   ASSERT_TRUE(target) << target.error().message;
   TargetFile& file = target->files.front();
   for (auto& item : file.spec.items) item.name = rename(item.name);
+  file.spec.items.insert(file.spec.items.end(), more.begin(), more.end());
+  file.arrays.resize(file.spec.items.size(), kExtra);
   const auto image = container::find("torch")->lay_out(file.spec);
   ASSERT_TRUE(image) << image.error().message;
   target->images.front() = *image;
@@ -288,6 +290,20 @@ TEST(LlmsFromScratch, UnwrapsWhatTrainingCodeWraps) {
     ASSERT_TRUE(back) << back.error().message;
     EXPECT_EQ(test::line_values(*back), test::line_values(*source)) << prefix;
   }
+  // Optimizer states are no weights; buffers may lie anywhere.
+  const auto extra = [](const char* name, const Shape& shape) {
+    const auto bytes = std::make_shared<const std::string>(static_cast<std::size_t>(4 * *num_elements(shape)), '\1');
+    return container::FileSpec::Item{name, DType::f32, shape, 0, -1, bytes};
+  };
+  write_renamed("llama-gqa", [](const std::string& name) { return "model_state_dict." + name; },
+                folder.path("training"),
+                {extra("model_state_dict.mask", {4, 4}), extra("model_state_dict.trf_blocks.0.att.cos", {4, 2}),
+                 extra("optimizer_state_dict.state.0.exp_avg", {259, 64})});
+  const auto training = test::open(folder.path("training"));
+  ASSERT_TRUE(training) << training.error().message;
+  EXPECT_EQ(test::line_values(*training), test::line_values(*source));
+  EXPECT_SAYS(training->probe.notes.back(), "not converted: optimizer_state_dict");
+  EXPECT_EQ(training->dropped.size(), 3u);
 }
 
 TEST(LlmsFromScratch, FindsItsConfig) {

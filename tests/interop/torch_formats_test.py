@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""fairseq2 and LLMs-from-scratch: converts the reference tools' checkpoints, and compares files tensor by tensor.
+"""fairseq2, LLMs-from-scratch, all pairs of formats: converts the reference tools' checkpoints, and compares tensor by tensor.
 
 Run as interop_test.py is, whose fixtures, readers and skips it shares (fairseq2/CASE, llms_from_scratch/NAME.pth).
 """
@@ -13,7 +13,7 @@ import sys
 import unittest
 
 import numpy as np
-from compare import differences
+from compare import differences, read
 from interop_test import FIXTURES, PROGRAM, Case, hf, load, rope, widened
 from read_book import read as read_book
 from read_fairseq2 import card_of, files_of, value
@@ -235,6 +235,30 @@ class LlmsFromScratch(Case):
                 out = self.convert(fairseq2(case), case, "--to", "llms_from_scratch", ranks=2)
                 back = self.convert(out, f"{case}-back", "--to", "fairseq2", ranks=3)
                 self.assert_same(read_fairseq2(back), read_fairseq2(fairseq2(case)))
+
+
+class Pairs(Case):
+    """From each format to each, at topologies of their own: the tensors that the base has."""
+
+    TARGETS = {
+        "hf": ["--max-shard-size", "100KB"], "hf_bin": [], "hdf5": [], "meta": ["--tp", 2], "nanotron": ["--tp", 2, "--pp", 2],
+        "fairseq2": ["--tp", 2, "--dp", 3], "llms_from_scratch": [],
+    }  # fmt: skip
+
+    def target(self, src, name, to, ranks):
+        return self.convert(src, f"{name}.h5" if to == "hdf5" else name, "--to", to, *self.TARGETS[to], ranks=ranks)
+
+    def test_every_pair(self):
+        base = hf("llama-mha-v256")
+        expected, number = read(base), 0
+        for first in self.TARGETS:
+            source = self.target(base, first, first, 2)
+            for second in self.TARGETS:
+                with self.subTest(f"{first} -> {second}"):
+                    number += 1
+                    out = self.target(source, f"{first}-{second}", second, 1 + number % 3)
+                    self.assert_same(read(out), expected)
+                    self.run_program([PROGRAM, "diff", out, base])
 
 
 if __name__ == "__main__":

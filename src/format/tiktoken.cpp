@@ -25,6 +25,7 @@ constexpr const char* kPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::size_t kSpecialTokens = 256;
 constexpr std::size_t kMostTokens = 1 << 22;
+constexpr std::size_t kLongestToken = 512;  // finding merges takes the square of it
 
 constexpr int kNoDigit = -1;
 
@@ -188,6 +189,9 @@ Expected<TokenRanks> parse_tiktoken(std::string_view text, const std::string& pa
     if (line.empty()) continue;
     auto parsed = parse_line(line);
     if (!parsed) return fault(number, "expected a token in base64, a space and its rank");
+    if (parsed->token.size() > kLongestToken) {
+      return fault(number, fmt::format("a token of more than {} bytes", kLongestToken));
+    }
     if (parsed->rank >= lines) return fault(number, fmt::format("rank {} leaves out lower ones", parsed->rank));
     if (parsed->rank >= tokens.size()) {
       tokens.resize(parsed->rank + 1);

@@ -161,6 +161,22 @@ TEST(Meta, WritesRopeFreqsAsLlamaTwoHasThem) {
   EXPECT_NE(current->files.front().spec.items.back().name, "rope.freqs");
 }
 
+// The published files hold 1137 tensors, with 16 kv heads on 16 ranks.
+TEST(Meta, HasThePublishedSizes) {
+  const auto source = open_well("synthetic:llama3-405b");
+  for (const auto& [tp, expected] : {std::pair<Index, Index>{8, 101470601216}, {16, 51267928064}}) {
+    const auto target = describe_target(source, "meta", cut(tp), test::library());
+    ASSERT_TRUE(target) << target.error().message;
+    ASSERT_EQ(std::ssize(target->files), tp);
+    for (const TargetFile& file : target->files) {
+      EXPECT_EQ(file.spec.items.size(), 1137U);
+      Index bytes = 0;
+      for (const auto& item : file.spec.items) bytes += *num_elements(item.shape) * bytes_of(item.dtype);
+      EXPECT_EQ(bytes, expected);
+    }
+  }
+}
+
 TEST(Meta, ResizingKeepsWhatTheSourceSays) {
   const test::TemporaryFolder folder;
   const auto source = open_well(test::fixture("hf/llama-mha-v256"));

@@ -46,6 +46,9 @@ TEST(Tiktoken, BrokenOnesAreRefused) {
   EXPECT_SAYS(parse_error("YQ== 0\nYg== 2\n"), "no token has rank 1");
   EXPECT_SAYS(parse_error("YQ== 0\nYQ== 1\n"), "ranks 0 and 1 are the same token");
   EXPECT_SAYS(parse_error("YQ== -1\n"), "line 1");
+  std::string long_token;
+  for (int i = 0; i < 200; ++i) long_token += "YWJj";
+  EXPECT_SAYS(parse_error(long_token + " 0\n"), "line 1: a token of more than 512 bytes");
 }
 
 // tests/data/tiktoken holds what transformers' converter makes of a small vocabulary.

@@ -37,9 +37,13 @@ std::string resolve_dst(const std::string& dst, const format::Format& format) {
 Status check_apart(const format::Checkpoint& checkpoint, const std::string& src, const std::string& dst) {
   if (checkpoint.synthetic || dst == kNullTarget) return {};
   std::error_code failed;
-  const fs::path from = fs::weakly_canonical(checkpoint.probe.directory.root, failed);
+  const format::Directory& directory = checkpoint.probe.directory;
   const fs::path to = fs::weakly_canonical(dst, failed);
-  if (failed || !overlap(from, to)) return {};
+  const auto collides = [&](const fs::path& from) { return overlap(fs::weakly_canonical(from, failed), to); };
+  // A source that is named as a file may stand in a folder with much else: then only its files count.
+  bool found = fs::is_regular_file(src, failed) ? false : collides(directory.root);
+  for (const std::string& file : directory.files) found = found || collides(fs::path(directory.root) / file);
+  if (failed || !found) return {};
   return usage_error(
       fmt::format("{}: the output would lie in the source {} or the other way round; choose a path outside", dst, src));
 }

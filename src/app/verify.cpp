@@ -120,22 +120,12 @@ Expected<Check> check_replicas(Context& context, const format::Checkpoint& check
   if (replicas.replicas == 0) return check;
   check.outcome = Check::Outcome::passed;
   check.detail = fmt::format("{} copies compared with their first ones", replicas.replicas);
-  for (const std::string& problem : replicas.problems) add_problem(check, problem);
-  return check;
-}
-
-Expected<Check> check_record(Context& context, const format::Checkpoint& checkpoint, const Digests& digests,
-                             bool whole) {
-  Check check{"record", Check::Outcome::skipped, fmt::format("no {}", kRecordName), {}};
-  RESHARD_TRY(const std::string text, read_record(context, checkpoint));
-  if (text.empty()) return check;
-  Expected<References> references = parse_record(text, checkpoint.probe.directory.root + "/" + kRecordName);
-  if (!references) {
-    add_problem(check, references.error().message);
+  if (checkpoint.format->copies_may_differ() && !replicas.problems.empty()) {
+    check.detail = fmt::format("{} of {} copies differ from the first ones, which count ({} and others)",
+                               replicas.problems.size(), replicas.replicas, replicas.problems.front());
     return check;
   }
-  check.outcome = Check::Outcome::passed;
-  compare_lines(digests, *references, whole, "the record of its making", check);
+  for (const std::string& problem : replicas.problems) add_problem(check, problem);
   return check;
 }
 
@@ -150,6 +140,26 @@ void spell_out_ties(Digests& digests) {
     }
   }
   digests.lines.insert(digests.lines.end(), more.begin(), more.end());
+}
+
+Expected<Check> check_record(Context& context, const format::Checkpoint& checkpoint, const Digests& digests,
+                             bool whole) {
+  Check check{"record", Check::Outcome::skipped, fmt::format("no {}", kRecordName), {}};
+  RESHARD_TRY(const std::string text, read_record(context, checkpoint));
+  if (text.empty()) return check;
+  Expected<References> references = parse_record(text, checkpoint.probe.directory.root + "/" + kRecordName);
+  if (!references) {
+    add_problem(check, references.error().message);
+    return check;
+  }
+  check.outcome = Check::Outcome::passed;
+  // The record may tell apart what equal bytes have tied since, or the other way round.
+  Digests spelled = digests;
+  const bool spelt_there = std::any_of(digests.ties.begin(), digests.ties.end(),
+                                       [&](const model::Tie& tie) { return references->contains(tie.tensor); });
+  if (spelt_there) spell_out_ties(spelled);
+  compare_lines(spelled, *references, whole, "the record of its making", check);
+  return check;
 }
 
 /// Streams the other checkpoint, cast to the dtypes of the first, and compares.

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -91,8 +92,8 @@ class Machine {
     for (const Kind kind : {Kind::none, Kind::boolean, Kind::boolean}) v_.nodes_.push_back({kind, {0}});
     v_.nodes_[kTrue].integer = 1;
     for (int i = 0; i < kSmall; ++i) v_.nodes_.push_back({Kind::integer, {i}});
-    v_.lists_.emplace_back();
     v_.nodes_.push_back({Kind::tuple, {0}});
+    v_.nodes_.back().span = {0, 0};
   }
 
   Index position() const { return opcode_at_; }
@@ -148,11 +149,11 @@ class Machine {
       case ')':
         return push(kEmptyTuple);
       case ']':
-        return container(Kind::list, {});
+        return grow(Kind::list);
       case '}':
-        return container(Kind::dict, {});
+        return grow(Kind::dict);
       case 0x8f:
-        return container(Kind::set, {});
+        return grow(Kind::set);
       case 'N':
         return push(kNone);
       case 0x88:
@@ -203,13 +204,21 @@ class Machine {
     return static_cast<Id>(v_.nodes_.size() - 1);
   }
 
-  Status container(Kind kind, std::vector<Id> items) {
-    if (v_.lists_.size() >= kMaxContainers && kind != Kind::tuple) {
-      return input_error(fmt::format("more than {} containers", kMaxContainers));
-    }
-    RESHARD_CHECK(count_items(items.size()));
+  // A list, dictionary or set: empty so far.
+  Status grow(Kind kind) {
+    if (v_.lists_.size() >= kMaxContainers) return input_error(fmt::format("more than {} containers", kMaxContainers));
     RESHARD_TRY(const Id id, node({kind, {static_cast<std::int64_t>(v_.lists_.size())}}));
-    v_.lists_.push_back(std::move(items));
+    v_.lists_.emplace_back();
+    return push(id);
+  }
+
+  // A tuple, storage or object of these items.
+  Status fix(Kind kind, std::span<const Id> items) {
+    RESHARD_CHECK(count_items(items.size()));
+    Values::Node made{kind, {0}};
+    made.span = {static_cast<std::uint32_t>(v_.pool_.size()), static_cast<std::uint32_t>(items.size())};
+    v_.pool_.insert(v_.pool_.end(), items.begin(), items.end());
+    RESHARD_TRY(const Id id, node(made));
     return push(id);
   }
 
@@ -243,7 +252,8 @@ class Machine {
 
   Status protocol() {
     RESHARD_TRY(const std::string_view version, feed_.take(1));
-    if (version[0] > 5) return input_error(fmt::format("pickle protocol {}", static_cast<int>(version[0])));
+    const auto number = static_cast<unsigned char>(version[0]);
+    if (number > 5) return input_error(fmt::format("pickle protocol {}", static_cast<int>(number)));
     return {};
   }
 
@@ -275,11 +285,29 @@ class Machine {
     if (v_.kind(callee) != Kind::global || v_.kind(arguments) != arguments_kind) {
       return input_error("a call of what is no global, or without a tuple of arguments");
     }
-    if (v_.text(callee) == "collections OrderedDict" && v_.items(arguments).empty()) {
-      return container(Kind::dict, {});
+    const std::span<const Id> given = v_.items(arguments);
+    if (v_.text(callee) == "collections OrderedDict" && given.empty()) return grow(Kind::dict);
+    if (v_.text(callee) == "collections OrderedDict") return dictionary_of(given);
+    if (v_.text(callee) == "torch Size" && given.size() == 1) return push(given.front());
+    return fix(Kind::object, std::array{callee, arguments});
+  }
+
+  // Python 2 makes an OrderedDict of a list of pairs.
+  Status dictionary_of(std::span<const Id> arguments) {
+    const auto wrong = [] { return input_error("an OrderedDict of something else than a list of pairs"); };
+    if (arguments.size() != 1 || v_.kind(arguments.front()) != Kind::list) return wrong();
+    const Id list = arguments.front();
+    RESHARD_CHECK(grow(Kind::dict));
+    const Id dict = stack_.back();
+    const std::vector<Id> pairs = items_of(list);
+    RESHARD_CHECK(count_items(2 * pairs.size()));
+    for (const Id pair : pairs) {
+      const bool is_pair = v_.kind(pair) == Kind::list || v_.kind(pair) == Kind::tuple;
+      if (!is_pair || v_.items(pair).size() != 2) return wrong();
+      const Id key = v_.items(pair)[0], value = v_.items(pair)[1];
+      items_of(dict).insert(items_of(dict).end(), {key, value});
     }
-    if (v_.text(callee) == "torch Size" && v_.items(arguments).size() == 1) return push(v_.items(arguments).front());
-    return container(Kind::object, {callee, arguments});
+    return {};
   }
 
   // The state of a dict (a module's _metadata) means nothing to weights.
@@ -288,10 +316,11 @@ class Machine {
     RESHARD_TRY(const Id built, top());
     if (v_.kind(built) == Kind::dict) return {};
     if (v_.kind(built) != Kind::object) return input_error("a state for what has none");
-    std::vector<Id>& items = items_of(built);
-    RESHARD_CHECK(count_items(1));
-    items.resize(2);
-    items.push_back(state);
+    // Its call, and now its state.
+    const std::array items = {v_.items(built)[0], v_.items(built)[1], state};
+    RESHARD_CHECK(count_items(items.size()));
+    v_.nodes_[built].span = {static_cast<std::uint32_t>(v_.pool_.size()), static_cast<std::uint32_t>(items.size())};
+    v_.pool_.insert(v_.pool_.end(), items.begin(), items.end());
     return {};
   }
 
@@ -329,7 +358,7 @@ class Machine {
 
   Status tuple_to_mark() {
     RESHARD_TRY(std::vector<Id> items, pop_to_mark());
-    return container(Kind::tuple, std::move(items));
+    return fix(Kind::tuple, items);
   }
 
   Status tuple(std::size_t count) {
@@ -337,7 +366,7 @@ class Machine {
     for (std::size_t i = count; i-- > 0;) {
       RESHARD_TRY(items[i], pop());
     }
-    return container(Kind::tuple, std::move(items));
+    return fix(Kind::tuple, items);
   }
 
   Status integer(std::int64_t value) {
@@ -391,7 +420,7 @@ class Machine {
   Status persistent_id() {
     RESHARD_TRY(const Id id, pop());
     if (v_.kind(id) != Kind::tuple) return input_error("a persistent id that is no tuple");
-    return container(Kind::storage, {id});
+    return fix(Kind::storage, std::array{id});
   }
 
   Expected<std::size_t> memo_index(std::size_t width) {

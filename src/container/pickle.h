@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,23 +43,28 @@ class Values {
   std::int64_t integer(Id id) const { return nodes_[id].integer; }
   double real(Id id) const { return nodes_[id].real; }
   std::string_view text(Id id) const;  ///< of a text, of bytes, or of a global
-  const std::vector<Id>& items(Id id) const { return lists_[static_cast<std::size_t>(nodes_[id].integer)]; }
+  std::span<const Id> items(Id id) const {
+    if (is_growing(kind(id))) return lists_[static_cast<std::size_t>(nodes_[id].integer)];
+    return std::span(pool_).subspan(nodes_[id].span.at, nodes_[id].span.size);
+  }
   bool is_global(Id id, std::string_view name) const { return kind(id) == Kind::global && text(id) == name; }
 
  private:
   friend class Machine;
+  static bool is_growing(Kind kind) { return kind == Kind::list || kind == Kind::dict || kind == Kind::set; }
   struct Node {
     Kind kind;
     union {
-      std::int64_t integer;  // a number; of containers, where their items are
+      std::int64_t integer;  // a number; of lists, dictionaries and sets, which of lists_ has the items
       double real;
       struct {
-        std::uint32_t at, size;  // in texts_
+        std::uint32_t at, size;  // in texts_; of items in pool_
       } span;
     };
   };
   std::vector<Node> nodes_;
   std::vector<std::vector<Id>> lists_;
+  std::vector<Id> pool_;  // items of tuples, storages and objects
   std::string texts_;
 };
 

@@ -46,6 +46,18 @@ Expected<std::string> read_text(io::Source& source, Index offset, Index size, co
 
 Error fail(const std::string& path, const std::string& what) { return input_error(path + ": " + what); }
 
+// Damage of the pickle itself would give tensors other storages.
+Status check_crc(io::Source& source, const zip::Record& record, const std::string& path) {
+  std::uint32_t crc = 0;
+  for (Index at = 0; at < record.size; at += kMiB) {
+    RESHARD_TRY(const std::string block, read_text(source, record.offset + at, std::min(kMiB, record.size - at), path));
+    crc = crc32(crc, std::as_bytes(std::span(block)));
+  }
+  if (crc == record.crc) return {};
+  return fail(path, fmt::format("{} at byte {} has CRC-32 {:08x}, the file says {:08x}: it is damaged; fetch it again",
+                                record.name, record.offset, crc, record.crc));
+}
+
 Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
   RESHARD_TRY(const std::vector<zip::Record> records, zip::read_directory(source, path));
   if (records.empty()) return fail(path, "an empty zip archive, no torch checkpoint");
@@ -88,6 +100,10 @@ Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
 
   FileDirectory directory;
   directory.big_endian = order == "big";
+  // torch can be told to store no CRCs: then all of them are 0.
+  const bool has_crcs =
+      std::any_of(records.begin(), records.end(), [](const zip::Record& record) { return record.crc != 0; });
+  if (has_crcs) RESHARD_CHECK(check_crc(source, *data, path));
   RESHARD_TRY(const pickle::Pickle pickle,
               pickle::read(source, data->offset, data->offset + data->size, path, torch::is_allowed));
   if (pickle.end != data->offset + data->size) {
@@ -110,9 +126,6 @@ Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
   RESHARD_CHECK(torch::collect(
       pickle, [&](const torch::Storage& storage) -> Expected<Index> { return record_of(storage.key)->offset; }, path,
       directory));
-  // torch can be told to store no CRCs: then all of them are 0.
-  const bool has_crcs =
-      std::any_of(records.begin(), records.end(), [](const zip::Record& record) { return record.crc != 0; });
   for (const zip::Record& record : records) {
     const std::string_view member = std::string_view(record.name).substr(root.size());
     if (has_crcs && record.size > 0 && member.starts_with("data/"))
@@ -136,7 +149,7 @@ Expected<FileDirectory> read_legacy(io::Source& source, const std::string& path)
   }
   RESHARD_TRY(const pickle::Pickle system, next());
   if (system.values.kind(system.root) == pickle::Kind::dict) {
-    const std::vector<pickle::Id>& items = system.values.items(system.root);
+    const std::span<const pickle::Id> items = system.values.items(system.root);
     for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
       const bool is_order = system.values.kind(items[i]) == pickle::Kind::text &&
                             system.values.text(items[i]) == "little_endian" &&

@@ -15,14 +15,16 @@
 namespace reshard::container::torch {
 namespace {
 
+using namespace std::string_view_literals;
 using pickle::Id;
 using pickle::Kind;
 using pickle::Values;
 
 constexpr int kMaxDepth = 64;
-constexpr std::size_t kMaxVisits = 16'000'000;  // a value that the memo repeats is visited again
-constexpr std::size_t kMaxValues = 4096;        // numbers and texts that are kept
-constexpr Index kMaxRepeatedBytes = kGiB;       // of a tensor that shows the same elements again and again
+constexpr std::size_t kMaxVisits = 12'000'000;      // a value that the memo repeats is visited again
+constexpr std::size_t kMaxValues = 4096;            // numbers and texts that are kept
+constexpr Index kMaxRepeatedBytes = kGiB;           // of tensors that show the same elements again and again, in all
+constexpr std::size_t kMaxEntryBytes = 256 * kMiB;  // of all names, shapes and strides
 
 struct LegacyClass {
   std::string_view name;  // without "Storage"
@@ -84,7 +86,7 @@ struct StorageId {
 };
 
 Expected<StorageId> parse_storage(const Values& values, Id id) {
-  const std::vector<Id>& parts = values.items(values.items(id).front());
+  const std::span<const Id> parts = values.items(values.items(id).front());
   const bool fits = (parts.size() == 5 || parts.size() == 6) && is_text(values, parts[0]) &&
                     values.text(parts[0]) == "storage" && values.kind(parts[1]) == Kind::global &&
                     is_text(values, parts[2]) && values.kind(parts[4]) == Kind::integer;
@@ -101,7 +103,7 @@ Expected<StorageId> parse_storage(const Values& values, Id id) {
     return input_error(fmt::format("storage '{}' has {} elements", storage.key, storage.numel));
   }
   if (parts.size() == 6 && values.kind(parts[5]) == Kind::tuple) {
-    const std::vector<Id>& view = values.items(parts[5]);
+    const std::span<const Id> view = values.items(parts[5]);
     if (view.size() != 3 || values.kind(view[1]) != Kind::integer || values.integer(view[1]) < 0) {
       return input_error(fmt::format("storage '{}' is a view that is not understood", storage.key));
     }
@@ -153,7 +155,7 @@ class Collector {
     std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
       return a.offset != b.offset ? a.offset < b.offset : a.length < b.length;
     });
-    return {};
+    return directory_.big_endian ? check_widths() : Status();
   }
 
  private:
@@ -162,16 +164,32 @@ class Collector {
         fmt::format("{}: {}{}: {}", path_, name.empty() ? "" : "tensor ", name.empty() ? "pickle" : name, what));
   }
 
+  // Bytes are swapped number by number: they must belong to numbers of one width.
+  Status check_widths() const {
+    Index end = 0, width = 0;
+    for (const Entry& entry : directory_.entries) {
+      if (entry.length == 0) continue;
+      if (entry.offset < end && bytes_of(entry.dtype) != width) {
+        return fail(entry.name, "big-endian numbers that another tensor has in another width");
+      }
+      end = std::max(end, entry.offset + entry.length);
+      width = bytes_of(entry.dtype);
+    }
+    return {};
+  }
+
   Status visit(Id id, const std::string& name, int depth) {
-    if (depth > kMaxDepth) return fail(name.substr(0, 200), "nested too deeply, or in a circle");
-    if (++visits_ > kMaxVisits) return fail(name.substr(0, 200), "more values than a checkpoint has");
+    RESHARD_CHECK(count_visit(name, depth));
     switch (values_.kind(id)) {
       case Kind::dict: {
-        const std::vector<Id>& items = values_.items(id);
+        const std::span<const Id> items = values_.items(id);
         std::set<std::string> keys;
         for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
           const auto key = key_text(items[i]);
-          if (!key) continue;  // no name that a tensor could have
+          if (!key) {
+            RESHARD_CHECK(pass_over(items[i + 1], name, "a key that is neither text nor number", depth + 1));
+            continue;
+          }
           const std::string path = name.empty() ? *key : name + "." + *key;
           if (const std::string fault = check_name(path); !fault.empty()) return fail(io::in_quotes(path), fault);
           if (!keys.insert(*key).second) return fail(path, "occurs twice in one dictionary");
@@ -181,7 +199,7 @@ class Collector {
       }
       case Kind::list:
       case Kind::tuple: {
-        const std::vector<Id>& items = values_.items(id);
+        const std::span<const Id> items = values_.items(id);
         for (std::size_t i = 0; i < items.size(); ++i) {
           RESHARD_CHECK(visit(items[i], name.empty() ? std::to_string(i) : fmt::format("{}.{}", name, i), depth + 1));
         }
@@ -195,6 +213,25 @@ class Collector {
     }
   }
 
+  // Long names cost time as values do: a few of them, repeated by the memo, would keep us busy for minutes.
+  Status count_visit(const std::string& name, int depth) {
+    if (depth > kMaxDepth) return fail(name.substr(0, 200), "nested too deeply, or in a circle");
+    visits_ += 1 + name.size() / 64;
+    return visits_ > kMaxVisits ? Status(fail(name.substr(0, 200), "more values than a checkpoint has")) : Status();
+  }
+
+  // What has no name, or is not understood, may be passed over unless a tensor lies in it.
+  Status pass_over(Id id, const std::string& name, const std::string& what, int depth) {
+    RESHARD_CHECK(count_visit(name, depth));
+    const Kind kind = values_.kind(id);
+    if (kind == Kind::storage) return fail(name, what + ", with a tensor in it, which is not read");
+    const bool has_items =
+        kind == Kind::dict || kind == Kind::list || kind == Kind::tuple || kind == Kind::set || kind == Kind::object;
+    if (!has_items) return {};
+    for (const Id item : values_.items(id)) RESHARD_CHECK(pass_over(item, name, what, depth + 1));
+    return {};
+  }
+
   std::optional<std::string> key_text(Id id) const {
     if (values_.kind(id) == Kind::text) return std::string(values_.text(id));
     if (values_.kind(id) == Kind::integer) return std::to_string(values_.integer(id));
@@ -202,9 +239,9 @@ class Collector {
   }
 
   Status visit_object(Id id, const std::string& name, int depth) {
-    const std::vector<Id>& object = values_.items(id);
+    const std::span<const Id> object = values_.items(id);
     const std::string_view global = values_.text(object[0]);
-    const std::vector<Id>& arguments = values_.items(object[1]);
+    const std::span<const Id> arguments = values_.items(object[1]);
     if (global == kTensor || global == kTensor2 || global == kTensor3) return add_tensor(global, arguments, name);
     for (const Wrapper& wrapper : kWrappers) {
       if (global == wrapper.global && wrapper.tensor < arguments.size()) {
@@ -223,19 +260,24 @@ class Collector {
     if (is_odd_tensor(global)) {
       return fail(name, fmt::format("a tensor rebuilt by {}: quantised, sparse and nested ones are not read", global));
     }
+    for (const Id item : object.subspan(1)) {
+      RESHARD_CHECK(pass_over(item, name, fmt::format("an object of {}", global), depth + 1));
+    }
     return {};
   }
 
-  Status add_tensor(std::string_view global, const std::vector<Id>& arguments, const std::string& name) {
+  Status add_tensor(std::string_view global, std::span<const Id> arguments, const std::string& name) {
     Expected<Entry> entry = make_entry(global, arguments);
     if (!entry) return fail(name, entry.error().message);
     entry->name = name;
+    entry_bytes_ += sizeof(Entry) + name.size() + 16 * entry->shape.size();
+    if (entry_bytes_ > kMaxEntryBytes) return fail(name.substr(0, 200), "names of more bytes than a checkpoint has");
     if (directory_.entries.size() >= kMaxTensors) return fail(name, fmt::format("more than {} tensors", kMaxTensors));
     directory_.entries.push_back(*std::move(entry));
     return {};
   }
 
-  Expected<Entry> make_entry(std::string_view global, const std::vector<Id>& arguments) {
+  Expected<Entry> make_entry(std::string_view global, std::span<const Id> arguments) {
     const std::size_t at_least = global == kTensor ? 4 : global == kTensor2 ? 6 : 7;
     if (arguments.size() < at_least || values_.kind(arguments[0]) != Kind::storage ||
         values_.kind(arguments[1]) != Kind::integer) {
@@ -280,10 +322,12 @@ class Collector {
                                      end ? std::to_string(*end) : "?", storage.key, storage.bytes()));
     }
     const auto shown = checked_mul(*elements, unit);
-    if (!shown || (*elements > reach && *shown > kMaxRepeatedBytes)) {
+    const auto repeated = shown && *elements > reach ? checked_add(repeated_bytes_, *shown) : repeated_bytes_;
+    if (!shown || !repeated || *repeated > kMaxRepeatedBytes) {
       return input_error(fmt::format("{} elements that repeat {}: too many to spell out", *elements, reach));
     }
-    RESHARD_TRY(const Index at, find_({storage.key, storage.numel, storage.bytes()}));
+    repeated_bytes_ = *repeated;
+    RESHARD_TRY(const Index at, find_({storage.key, storage.numel, storage.bytes(), storage.global}));
     entry.offset = at + (*elements > 0 ? *begin : 0);
     entry.length = *length;
     if (*elements > 0 && !is_dense(entry.shape, strides)) entry.strides = std::move(strides);
@@ -309,7 +353,9 @@ class Collector {
   }
 
   void keep_value(Id id, const std::string& name) {
-    if (directory_.metadata.size() >= kMaxValues || value_bytes_ > kMaxMetadataBytes) return;
+    const bool has_text = values_.kind(id) == Kind::text || values_.kind(id) == Kind::global;
+    const std::size_t bytes = value_bytes_ + name.size() + (has_text ? values_.text(id).size() : 0);
+    if (directory_.metadata.size() >= kMaxValues || bytes > kMaxMetadataBytes) return;
     nlohmann::json value;
     switch (values_.kind(id)) {
       case Kind::none:
@@ -341,7 +387,8 @@ class Collector {
   const Find& find_;
   const std::string& path_;
   FileDirectory& directory_;
-  std::size_t visits_ = 0, value_bytes_ = 0;
+  std::size_t visits_ = 0, value_bytes_ = 0, entry_bytes_ = 0;
+  Index repeated_bytes_ = 0;
 };
 
 }  // namespace
@@ -377,13 +424,31 @@ bool is_allowed(std::string_view global) {
                                           std::string_view("__builtin__ set"),
                                           std::string_view("__builtin__ complex")};
   if (std::find(kAllowed.begin(), kAllowed.end(), global) != kAllowed.end()) return true;
-  // Dtypes, schemes of quantisation, storage and tensor classes: nouns of torch without a dot in them.
+  static constexpr std::array kNouns = {"complex32"sv,
+                                        "complex128"sv,
+                                        "qint8"sv,
+                                        "quint8"sv,
+                                        "qint32"sv,
+                                        "quint4x2"sv,
+                                        "quint2x4"sv,
+                                        "bits8"sv,
+                                        "bits16"sv,
+                                        "per_tensor_affine"sv,
+                                        "per_channel_affine"sv,
+                                        "per_tensor_symmetric"sv,
+                                        "per_channel_symmetric"sv,
+                                        "per_channel_affine_float_qparams"sv};
+  // Classes whose storages hold no plain numbers: known, so that the tensor is named that has one.
+  static constexpr std::array kOdd = {"ComplexDouble"sv, "QInt8"sv, "QUInt8"sv, "QInt32"sv, "QUInt4x2"sv, "QUInt2x4"sv};
   if (!global.starts_with("torch ")) return false;
   const std::string_view name = global.substr(6);
-  return name.ends_with("Storage") || name.ends_with("Tensor") || name.starts_with("per_") ||
-         dtype_of_global(global).has_value() || name.starts_with("complex") || name.starts_with("bits") ||
-         name.starts_with("qint") || name.starts_with("quint") || name.starts_with("float") ||
-         name.starts_with("uint") || name.starts_with("int");
+  const auto is_class = [&](std::string_view kind) {
+    return (name.ends_with("Storage") && name.size() == kind.size() + 7 && name.starts_with(kind)) ||
+           (name.ends_with("Tensor") && name.size() == kind.size() + 6 && name.starts_with(kind));
+  };
+  return dtype_of_global(global) || std::find(kNouns.begin(), kNouns.end(), name) != kNouns.end() ||
+         std::any_of(kOdd.begin(), kOdd.end(), is_class) ||
+         std::any_of(kClasses.begin(), kClasses.end(), [&](const LegacyClass& one) { return is_class(one.name); });
 }
 
 Status collect(const pickle::Pickle& pickle, const Find& find, const std::string& path, FileDirectory& directory) {
@@ -396,11 +461,12 @@ Expected<std::map<std::string_view, Storage>> storages(const pickle::Values& val
     if (values.kind(id) != Kind::storage) continue;
     auto parsed = parse_storage(values, id);
     if (!parsed) return std::move(parsed).error().at(path);
-    const Storage storage{parsed->key, parsed->numel, parsed->bytes()};
+    const Storage storage{parsed->key, parsed->numel, parsed->bytes(), parsed->global};
     const auto [known, fresh] = all.emplace(storage.key, storage);
-    if (!fresh && known->second.bytes != storage.bytes) {
-      return input_error(fmt::format("{}: storage '{}' has {} bytes in one place and {} in another", path, storage.key,
-                                     known->second.bytes, storage.bytes));
+    if (!fresh && (known->second.numel != storage.numel || known->second.kind != storage.kind)) {
+      return input_error(fmt::format("{}: storage '{}' has {} elements of {} in one place and {} of {} in another",
+                                     path, storage.key, known->second.numel, known->second.kind, storage.numel,
+                                     storage.kind));
     }
   }
   return all;

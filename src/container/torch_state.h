@@ -18,6 +18,7 @@ struct Storage {
   std::string_view key;
   Index numel = 0;  ///< elements of its class; bytes of an untyped one
   Index bytes = 0;
+  std::string_view kind;  ///< its class, "torch HalfStorage"
 };
 
 /// Where the bytes of a storage lie in the file. Errors (input): nowhere, or with another size.

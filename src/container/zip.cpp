@@ -201,6 +201,8 @@ class Reader {
     }
     directory_ = static_cast<Index>(directory);
     directory_bytes_ = static_cast<Index>(directory_bytes);
+    if (entries_ > kMaxTensors + 64)
+      return fail(end, fmt::format("{} entries are more than a checkpoint has", entries_));
     if (entries_ > static_cast<std::uint64_t>(directory_bytes_ / kEntryBytes)) {
       return fail(end, fmt::format("{} entries do not fit into a directory of {} bytes", entries_, directory_bytes_));
     }

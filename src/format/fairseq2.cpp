@@ -257,7 +257,7 @@ Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& opt
                                    model.num_shards, found.root, probe.mesh.tp));
   }
   RESHARD_TRY(model::Spec spec, model::parse_hf_config(model.hf, library, path));
-  probe.ties_unknown = model.ties_unknown;
+  probe.ties_unknown = model.ties_unknown && probe.mesh.tp == 1;  // it cuts no tied model
   if (model.ffn) keep_ffn_rule(*model.ffn, spec);
   if (model.shard_embed_dim) spec.facts["fairseq2"]["shard_embed_dim"] = *model.shard_embed_dim;
   return spec;
@@ -337,7 +337,8 @@ Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptio
                                       stated, layers, layers));
   }
   if (const auto step = found.texts.find("step"); step != found.texts.end()) {
-    probe.spec.facts["fairseq2"]["step"] = std::stoll(step->second);
+    probe.options.numbers["step"] = std::stoll(step->second);
+    probe.spec.facts["fairseq2"]["step"] = probe.options.numbers["step"];
   }
   probe.options.numbers["shard_embed_dim"] = is_cut_by_columns(probe.directory, probe.spec, probe.mesh) ? 1 : 0;
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
@@ -354,6 +355,9 @@ Expected<TargetChoice> Fairseq2Format::choose(const model::Spec& spec, const Tar
                                               std::vector<std::string>&) const {
   RESHARD_CHECK(refuse_params_style(name(), options));
   RESHARD_TRY(const Fairseq2Release release, target_release(options));
+  if (release == Fairseq2Release::v04 && spec.family.starts_with("qwen")) {
+    return usage_error("--format-version 0.4: that release of fairseq2 has no Qwen; write --format-version 0.8");
+  }
   TargetChoice choice{options.mesh, {}};
   choice.options.numbers["shard_embed_dim"] = cuts_embedding_by_columns(spec, release) ? 1 : 0;
   const nlohmann::ordered_json own = spec.facts.value("fairseq2", nlohmann::ordered_json::object());

@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "probing.h"
 #include "python_text.h"
 #include "reshard/base/text.h"
 #include "reshard/io/json.h"
@@ -356,6 +357,7 @@ Expected<Fairseq2Model> read_model_yaml(const Json& yaml, const std::string& pat
     }
     RESHARD_CHECK(read_llama_ffn(config, where, model));
     RESHARD_CHECK(read_llama_rope(config, where, hf, notes));
+    assume_llama_tokens(hf, path, notes);
   } else if (*family == "mistral") {
     hf["model_type"] = "mistral";
     RESHARD_TRY(hf["intermediate_size"], config.integer("ffn_inner_dim"));

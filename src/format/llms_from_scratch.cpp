@@ -183,7 +183,8 @@ Expected<Probe> LlmsFromScratchFormat::probe(const std::string& path, const Sour
     return usage_error(fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
                                    options.vocab_size, config_path, probe.spec.integer("vocab_size")));
   }
-  probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
+  RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, std::string(name())));
+  probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype, table.ignore);
   probe.carried = std::move(found.carried);
   return probe;
 }

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "probing.h"
 #include "reshard/base/text.h"
 #include "reshard/io/json.h"
 
@@ -220,6 +221,7 @@ Expected<json> read_book_config(const json& config, const Directory& directory, 
   hf["rms_norm_eps"] = kind == "llama" ? kLlamaEps : kQwenEps;
   hf["hidden_act"] = "silu";
   RESHARD_CHECK(read_rope(fields, path, hf));
+  if (kind == "llama") assume_llama_tokens(hf, path, notes);
   if (kind == "qwen3_moe") RESHARD_CHECK(read_experts(fields, hf, path, notes));
   return hf;
 }

@@ -197,6 +197,7 @@ Expected<Index> count_copies(const Directory& directory, const MetaParams& param
 }
 
 Status refuse_options(const SourceOptions& options, Index vocabulary) {
+  RESHARD_CHECK(refuse_model(options));
   if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
   if (options.vocab_size != 0 && options.vocab_size != vocabulary) {
     return usage_error(fmt::format("--vocab-size {}: the shards hold {} rows, and this format has no rows of padding",

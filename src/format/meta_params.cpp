@@ -157,6 +157,7 @@ Expected<MetaParams> MetaParams::of(const model::Spec& spec, Index tp) {
   params.n_heads = spec.integer("num_attention_heads");
   const Index kv_heads = std::max(tp, spec.integer("num_key_value_heads"));
   if (kv_heads != params.n_heads) params.n_kv_heads = kv_heads;
+  params.own_kv_heads = spec.integer("num_key_value_heads");
   params.vocab_size = spec.integer("vocab_size");
   const std::string activation = spec.fields.value("hidden_act", "silu");
   if (activation != "silu") {
@@ -183,7 +184,7 @@ Expected<MetaParams> MetaParams::of(const model::Spec& spec, Index tp) {
 
 MetaGeneration MetaParams::generation() const {
   const double theta = rope_theta.value_or(kOldTheta);
-  const bool is_grouped = n_kv_heads && *n_kv_heads != n_heads;
+  const bool is_grouped = own_kv_heads.value_or(n_kv_heads.value_or(n_heads)) != n_heads;
   if (use_scaled_rope) return MetaGeneration::llama3_1;
   // A theta alone tells nothing.
   if (vocab_size >= kLlama3Vocabulary || (theta == kLlama3Theta && is_grouped)) return MetaGeneration::llama3;

@@ -17,8 +17,9 @@ enum class MetaGeneration { llama1, llama2, code_llama, llama3, llama3_1 };
 /// What a params.json says: constructor arguments of Meta's reference models.
 struct MetaParams {
   Index dim = 0, n_layers = 0, n_heads = 0;
-  std::optional<Index> n_kv_heads;  ///< n_heads if absent
-  std::optional<Index> vocab_size;  ///< absent or -1 in files of Llama 1 and 2: that of the tokenizer
+  std::optional<Index> n_kv_heads;    ///< n_heads if absent
+  std::optional<Index> own_kv_heads;  ///< without copies for ranks, where n_kv_heads counts these
+  std::optional<Index> vocab_size;    ///< absent or -1 in files of Llama 1 and 2: that of the tokenizer
   FfnRule ffn;
   double norm_eps = 1e-5;
   std::optional<double> rope_theta;  ///< 10000 if absent

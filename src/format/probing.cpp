@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <unordered_map>
 
+#include "reshard/base/text.h"
 #include "reshard/io/json.h"
 
 namespace reshard::format {
@@ -41,10 +42,29 @@ Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t
   return input_error(fmt::format("{}: file names tell of {} ranks, but there are {} files", root, most, num_files));
 }
 
-DType main_dtype(const Directory& directory, DType otherwise) {
+void assume_llama_tokens(nlohmann::json& hf, const std::string& path, std::vector<std::string>& notes) {
+  if (hf.contains("bos_token_id") || hf.contains("eos_token_id")) return;
+  const Index vocabulary = hf.at("vocab_size").get<Index>();
+  if (vocabulary != 32'000 && vocabulary != 128'256) {
+    notes.push_back(path +
+                    ": says no bos_token_id and eos_token_id; --config-from names a folder whose config.json does");
+    return;
+  }
+  const bool is_old = vocabulary == 32'000;
+  hf["bos_token_id"] = is_old ? 1 : 128'000;
+  hf["eos_token_id"] = is_old ? 2 : 128'001;
+  notes.push_back(
+      fmt::format("{}: bos_token_id {} and eos_token_id {} are taken by the size of the vocabulary; "
+                  "--config-from names a folder whose config.json says them",
+                  path, hf.at("bos_token_id").get<int>(), hf.at("eos_token_id").get<int>()));
+}
+
+DType main_dtype(const Directory& directory, DType otherwise, const std::vector<std::string>& ignore) {
   std::map<DType, Index> bytes;
   for (const Directory::Entry& entry : directory.entries) {
-    if (is_castable(entry.entry.dtype)) bytes[entry.entry.dtype] += entry.entry.length;
+    const bool is_ignored = std::any_of(ignore.begin(), ignore.end(),
+                                        [&](const std::string& glob) { return matches_glob(glob, entry.entry.name); });
+    if (!is_ignored && is_castable(entry.entry.dtype)) bytes[entry.entry.dtype] += entry.entry.length;
   }
   DType most = otherwise;
   for (const auto& [dtype, total] : bytes) {

@@ -19,9 +19,13 @@ void note_generic(const model::Spec& spec, const std::string& config_path, std::
 /// A mesh that file names tell is no larger than the number of files. Errors (input). Pure.
 Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t num_files);
 
+/// Sets the tokens of begin and end of text of a Llama by its vocabulary, where a config does not know them: 1 and 2 of
+/// 32,000, 128000 and 128001 of 128,256, as fairseq2's own export does; notes what was taken, or that nothing was.
+void assume_llama_tokens(nlohmann::json& hf, const std::string& path, std::vector<std::string>& notes);
+
 /// The dtype that most bytes of the directory have among those that weights are cast between; `otherwise` if there is
-/// none.
-DType main_dtype(const Directory& directory, DType otherwise);
+/// none. Entries that one of the globs matches do not count.
+DType main_dtype(const Directory& directory, DType otherwise, const std::vector<std::string>& ignore = {});
 
 /// The numbers and sets of `options`, over those of `defaults`. Pure.
 layout::Scope with_defaults(layout::Scope defaults, const layout::Scope& options);

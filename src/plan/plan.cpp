@@ -241,7 +241,9 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
   RESHARD_TRY(inputs.operations, Operations::intersect(inputs.transfers));
   for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
     for (const FileMap::Stored& stored : inputs.dst_map.in_file(f)) {
-      if (stored.begin % stored.element != 0 || stored.end > inputs.targets[f].size) {
+      // What is only compared stays where it lies.
+      const bool is_odd = stored.begin % stored.element != 0 && !inputs.transfers[stored.transfer].per_piece;
+      if (is_odd || stored.end > inputs.targets[f].size) {
         const layout::Layout& layout = *inputs.transfers[stored.transfer].dst;
         return usage_error(fmt::format(
             "array {}: the container put it at byte {} of a file of {}, expected inside and aligned to its elements",

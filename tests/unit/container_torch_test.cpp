@@ -16,7 +16,7 @@ using namespace std::string_literals;
 
 const Container& torch() { return *find("torch"); }
 
-std::string data_file(const std::string& name) { return test::file_bytes("tests/data/torch/" + name); }
+std::string data_file(const std::string& name) { return test::file_bytes(RESHARD_SOURCE_DIR "/tests/data/torch/" + name); }
 
 Expected<FileDirectory> read(const std::string& bytes) {
   test::MemorySource source(bytes);

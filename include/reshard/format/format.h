@@ -138,6 +138,8 @@ class Format {
   /// The form of a path by which predicted and found files are matched, where the table names files: parts that nobody
   /// can predict cut out (Nanotron's pipeline rank). Pure.
   virtual std::string file_key(const std::string& path) const { return path; }
+  /// Do the format's own writers store copies of one tensor that differ? The first one counts then. Pure.
+  virtual bool copies_may_differ() const { return false; }
   /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is
   /// the entry of array a. Errors (input). Local.
   virtual Status check(const Probe& probe, const layout::Layout& layout,

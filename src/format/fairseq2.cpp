@@ -65,6 +65,17 @@ std::map<Index, std::string> list_steps(const std::string& folder) {
   return steps;
 }
 
+// A file of a data-parallel rank as releases until 0.4 saved it, in the folder or one of its steps; empty: none.
+std::string find_sharded_objects(const std::string& folder) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string path = entry.path().string(), name = entry.path().filename().string();
+    if (number_in(name, "rank_", ".pt") || number_in(name, "rank_", ".0.pt")) return path;
+    if (number_in(name, "step_", "") && exists(path + "/rank_0.pt")) return path + "/rank_0.pt";
+  }
+  return "";
+}
+
 // Folder of all steps: `path`, or the one that a run keeps them in.
 std::string steps_folder(const std::string& path) {
   const std::string below = path + "/checkpoints";
@@ -97,6 +108,11 @@ Expected<Place> find_checkpoint(const std::string& path, const SourceOptions& op
   const std::string folder = steps_folder(path);
   const std::map<Index, std::string> steps = list_steps(folder);
   if (steps.empty()) {
+    if (const std::string file = find_sharded_objects(folder); !file.empty()) {
+      return input_error(file +
+                         ": data-parallel shards of fairseq2 0.3 and 0.4 are objects that only torch.distributed " +
+                         "can read; let it save the consolidated model (model.pt)");
+    }
     return input_error(folder + ": holds neither a step_N with model weights nor pp_00 or model.pt");
   }
   const auto step = options.step < 0 ? std::prev(steps.end()) : steps.find(options.step);
@@ -115,6 +131,7 @@ Status find_config(const SourceOptions& options, SideFiles& found) {
     return {};
   };
   if (!options.config_from.empty()) {
+    if (!options.model.empty()) return usage_error("--model and --config-from both say what the model is: give one");
     std::error_code ignored;
     if (!fs::is_directory(options.config_from, ignored)) return read(options.config_from, "", io::Follow::all);
     return read(options.config_from, exists(options.config_from + "/" + kCard) ? kCard : kConfig, io::Follow::all);

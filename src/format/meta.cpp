@@ -199,6 +199,7 @@ Expected<Index> count_copies(const Directory& directory, const MetaParams& param
 Status refuse_options(const SourceOptions& options, Index vocabulary) {
   RESHARD_CHECK(refuse_model(options));
   if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
+  RESHARD_CHECK(refuse_model(options));
   if (options.vocab_size != 0 && options.vocab_size != vocabulary) {
     return usage_error(fmt::format("--vocab-size {}: the shards hold {} rows, and this format has no rows of padding",
                                    options.vocab_size, vocabulary));
@@ -279,7 +280,6 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     }
     RESHARD_TRY(const nlohmann::json config, params.hf_config());
     RESHARD_TRY(probe.spec, model::parse_hf_config(config, library, probe.config_path));
-    keep_ffn_rule(params.ffn, probe.spec);
     probe.ties_unknown = true;
     probe.notes.push_back(describe_assumed(params));
   }

@@ -392,6 +392,10 @@ TEST(Fairseq2, TakesTheStepAndItsCardFromAnyPath) {
   }
   EXPECT_SAYS(weights(run, 9), "there is no step 9 with model weights; there is 0, 7");
   EXPECT_SAYS(weights(steps + "/step_0", 3), "is a checkpoint, not a run");
+  test::put_file(folder.path("old/step_3/rank_0.pt"), "");
+  SourceOptions from;
+  from.from = "fairseq2";
+  EXPECT_SAYS(test::open_error(folder.path("old"), from), "step_3/rank_0.pt: data-parallel shards of fairseq2 0.3");
   // A resharded checkpoint stays that of its step.
   const auto opened = test::open(run);
   const auto again = describe_target(*opened, "fairseq2", {}, test::library());
@@ -417,6 +421,8 @@ TEST(Fairseq2, CountsLayersAndTakesAModelByName) {
   EXPECT_SAYS(test::open_error(folder.path("out"), options, Code::usage), "there is no such model");
   options.model = "7b";
   EXPECT_SAYS(test::open_error(folder.path("out"), options), "--model 7b says");
+  options.config_from = folder.path("config.json");
+  EXPECT_SAYS(test::open_error(folder.path("out"), options, Code::usage), "give one");
   options.model.clear();
   options.config_from = folder.path("config.json");
   const auto named = test::open(folder.path("out"), options);

@@ -83,7 +83,7 @@ TEST_F(Program, Lists) {
     }
   }
   EXPECT_TRUE(found);
-  EXPECT_EQ(document("list models")["models"].size(), 5u);
+  EXPECT_EQ(document("list models")["models"].size(), 27u);
   EXPECT_EQ(document("list dtypes")["dtypes"].size(), 22u);
   EXPECT_SAYS(succeed("list formats").out, "nanotron");
 }

@@ -125,7 +125,7 @@ Way random_way(const Case& c, Random& random) {
   } else if (way.format == "fairseq2") {
     const bool is_whole = is_tied || c.family == "mistral" || random.any(0, 3) == 0;
     const Index tp = is_whole ? 1 : random_divisor(random, {c.groups, c.ffn, vocab});
-    if (random.any(0, 2) == 0) {
+    if (!c.family.starts_with("qwen") && random.any(0, 2) == 0) {
       way.to += " --format-version 0.4";
     } else {
       add("dp", random.any(1, 9));

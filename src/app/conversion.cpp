@@ -224,6 +224,7 @@ Json describe_source(const format::Checkpoint& checkpoint, const std::string& pa
     hasher.text(entry.entry.name);
     hasher.text(to_string(entry.entry.dtype));
     hasher.text(fmt::format("{} {} {}", fmt::join(entry.entry.shape, ","), entry.entry.offset, entry.entry.length));
+    if (!entry.entry.strides.empty()) hasher.text(fmt::format("strides {}", fmt::join(entry.entry.strides, ",")));
     bytes += entry.entry.length;
   }
   const fs::path plain = fs::path(path).lexically_normal();

@@ -12,6 +12,8 @@
 namespace reshard::app {
 namespace {
 
+constexpr Index kMostReadAgain = 64 * kMiB;  // rows at the edge of two rounds, not a second reading of the file
+
 // All ranks' parts. They are plain numbers: ranks run the same program.
 template <class Part>
 std::vector<Part> gather(comm::Comm& comm, const std::vector<Part>& mine) {
@@ -86,33 +88,93 @@ void SourceCrcs::add(std::uint32_t file, Index offset, std::span<const std::byte
   parts_.insert(parts_.end(), parts.begin(), parts.end());
 }
 
-Status SourceCrcs::compare(comm::Comm& comm) const {
-  if (std::all_of(checks_.begin(), checks_.end(), [](const auto* checks) { return checks->empty(); })) return {};
-  std::vector<Part> all = gather(comm, parts_);
-  if (comm.rank() != 0) return comm::agree(comm, {});
-  std::sort(all.begin(), all.end(), [](const Part& a, const Part& b) {
-    return std::tie(a.file, a.check, a.begin, a.length) < std::tie(b.file, b.check, b.begin, b.length);
-  });
-  Status status;
-  for (auto part = all.begin(); part != all.end() && status;) {
-    const std::uint32_t file = part->file;
-    const Index number = part->check;
-    const container::FileDirectory::Check& check = (*checks_[file])[static_cast<std::size_t>(number)];
-    Index at = check.offset;
-    std::uint32_t crc = 0;
-    // Bytes that were read twice begin where others ended before: they are passed over.
-    for (; part != all.end() && part->file == file && part->check == number; ++part) {
-      if (part->begin != at) continue;
-      crc = crc32_join(crc, part->crc, part->length);
-      at += part->length;
-    }
-    if (at == check.offset + check.length && crc != check.crc) {
-      status = input_error(
-          fmt::format("{}: bytes {} to {} have CRC-32 {:08x}, the file says {:08x}: it is damaged; fetch it again",
-                      paths_[file], check.offset, at, crc, check.crc));
+bool SourceCrcs::comes_before(const Part& a, const Part& b) {
+  return std::tie(a.file, a.check, a.begin, b.length) < std::tie(b.file, b.check, b.begin, a.length);
+}
+
+// Reads of one rank that follow each other are one part: a large file has many reads and few tensors.
+void SourceCrcs::join_neighbours() {
+  std::sort(parts_.begin(), parts_.end(), comes_before);
+  std::vector<Part> joined;
+  for (const Part& part : parts_) {
+    Part* last = joined.empty() ? nullptr : &joined.back();
+    if (last != nullptr && last->file == part.file && last->check == part.check && last->end() == part.begin) {
+      last->crc = crc32_join(last->crc, part.crc, part.length);
+      last->length += part.length;
+    } else {
+      joined.push_back(part);
     }
   }
-  return comm::agree(comm, std::move(status));
+  parts_ = std::move(joined);
+}
+
+Expected<Index> SourceCrcs::compare(comm::Comm& comm, const std::vector<const format::Checkpoint*>& checkpoints) {
+  if (std::all_of(checks_.begin(), checks_.end(), [](const auto* checks) { return checks->empty(); })) return Index{0};
+  join_neighbours();
+  std::vector<Part> all = gather(comm, parts_);
+  std::int64_t skipped[] = {0};
+  Status status;
+  if (comm.rank() == 0) {
+    std::sort(all.begin(), all.end(), comes_before);
+    for (auto part = all.begin(); part != all.end() && status;) {
+      const auto end = std::find_if(
+          part, all.end(), [&](const Part& other) { return other.file != part->file || other.check != part->check; });
+      const auto whole = join(checkpoints, std::span(part, end));
+      const container::FileDirectory::Check& check = (*checks_[part->file])[static_cast<std::size_t>(part->check)];
+      if (!whole) {
+        status = whole.error();
+      } else if (!*whole) {
+        ++skipped[0];
+      } else if (**whole != check.crc) {
+        status = input_error(
+            fmt::format("{}: bytes {} to {} have CRC-32 {:08x}, the file says {:08x}: it is damaged; fetch it again",
+                        paths_[part->file], check.offset, check.offset + check.length, **whole, check.crc));
+      }
+      part = end;
+    }
+  }
+  RESHARD_CHECK(comm::agree(comm, std::move(status)));
+  comm.maximum(skipped);
+  return skipped[0];
+}
+
+Expected<std::optional<std::uint32_t>> SourceCrcs::join(const std::vector<const format::Checkpoint*>& checkpoints,
+                                                        std::span<const Part> parts) const {
+  const container::FileDirectory::Check& check =
+      (*checks_[parts.front().file])[static_cast<std::size_t>(parts.front().check)];
+  Index at = check.offset;
+  std::uint32_t crc = 0;
+  for (const Part& part : parts) {
+    if (part.end() <= at) continue;  // read before
+    if (part.begin > at) return std::optional<std::uint32_t>();
+    // CRC of the part from `at` on: that of all of it, less what comes before.
+    std::uint32_t rest = part.crc;
+    if (part.begin < at) {
+      if (at - part.begin > kMostReadAgain) return std::optional<std::uint32_t>();
+      RESHARD_TRY(const std::uint32_t before, crc_of(checkpoints, part.file, part.begin, at - part.begin));
+      rest ^= crc32_join(before, 0, part.end() - at);
+    }
+    crc = crc32_join(crc, rest, part.end() - at);
+    at = part.end();
+  }
+  if (at != check.offset + check.length) return std::optional<std::uint32_t>();
+  return std::optional(crc);
+}
+
+Expected<std::uint32_t> SourceCrcs::crc_of(const std::vector<const format::Checkpoint*>& checkpoints,
+                                           std::uint32_t file, Index begin, Index length) const {
+  for (const format::Checkpoint* checkpoint : checkpoints) {
+    const auto files = static_cast<std::uint32_t>(checkpoint->probe.directory.files.size());
+    if (file >= files) {
+      file -= files;
+      continue;
+    }
+    std::vector<std::byte> bytes(static_cast<std::size_t>(length));
+    RESHARD_TRY(const auto source, format::open_source_file(*checkpoint, file, {}));
+    RESHARD_CHECK(source->read_at(bytes, begin));
+    return crc32(0, bytes);
+  }
+  return run_error("there is no such source file");
 }
 
 }  // namespace reshard::app

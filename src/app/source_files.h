@@ -26,8 +26,9 @@ class CheckpointFiles : public exec::SourceFiles {
 
   Expected<std::shared_ptr<io::Source>> open(std::uint32_t file) override;
   std::string path(std::uint32_t file) const override;
-  /// Compares what was read with the CRCs that the files state. Errors (input): a damaged file. Collective.
-  Status compare_crcs(comm::Comm& comm) const { return crcs_.compare(comm); }
+  /// Compares what was read with the CRCs that the files state; returns how many extents could not be compared. Errors
+  /// (input): a damaged file. Collective.
+  Expected<Index> compare_crcs(comm::Comm& comm) { return crcs_.compare(comm, checkpoints_); }
 
  private:
   struct Place {

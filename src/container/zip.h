@@ -23,7 +23,8 @@ struct Record {
 };
 
 /// All entries of an archive, by offset; they are disjoint, uncompressed, and no two names differ in case only. Reads
-/// the directory at the end; local headers only of entries that do not lie as torch would put them. Errors (input):
+/// the directory at the end; local headers only of entries that do not lie as torch would put them (so a header that was
+/// changed in place is not seen). Errors (input):
 /// damage, compression, encryption, several disks, names that lead out of the archive, naming entry and byte. Local.
 Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path);
 

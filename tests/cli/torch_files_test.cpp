@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "reshard/container/container.h"
 #include "src/container/zip.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
@@ -61,6 +62,39 @@ TEST_F(TorchFiles, DamageIsFoundWhileStreaming) {
     }
   }
   EXPECT_EQ(reshard("verify " + folder_.path("bin")).status, 3);
+}
+
+// A weight that is cut by columns over several spans is read in rounds that share rows.
+TEST_F(TorchFiles, DamageIsFoundWhereReadsOverlap) {
+  put_file(folder_.path("wide.json"),
+           R"({"model_type": "llama", "hidden_size": 128, "intermediate_size": 81920, "num_hidden_layers": 1,
+               "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 64, "rms_norm_eps": 1e-5,
+               "max_position_embeddings": 2048, "torch_dtype": "bfloat16"})");
+  const std::string wide = folder_.path("wide"), file = wide + "/pytorch_model.bin";
+  ASSERT_EQ(reshard("convert synthetic:" + folder_.path("wide.json") + " " + wide + " --to hf_bin").status, 0);
+  const auto source = io::open_source(file, "", io::Follow::all, {});
+  ASSERT_TRUE(source);
+  const auto directory = container::find("torch")->read_directory(**source, file);
+  ASSERT_TRUE(directory) << directory.error().message;
+  const auto down = std::find_if(directory->entries.begin(), directory->entries.end(),
+                                 [](const auto& entry) { return entry.name.ends_with("down_proj.weight"); });
+  ASSERT_NE(down, directory->entries.end());
+  for (const int ranks : {1, 3}) {
+    const std::string out = folder_.path("good-" + std::to_string(ranks));
+    const ProgramRun run = reshard("convert " + wide + " " + out + " --to meta --tp 2 --route direct", ranks);
+    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_EQ(run.err.find("not compared"), std::string::npos) << run.err;
+  }
+  std::fstream change(file, std::ios::in | std::ios::out | std::ios::binary);
+  change.seekp(down->offset + down->length / 2);
+  change.put('!');
+  change.close();
+  for (const int ranks : {1, 3}) {
+    const ProgramRun run =
+        reshard("convert " + wide + " " + folder_.path("out") + " --to meta --tp 2 --route direct", ranks);
+    EXPECT_EQ(run.status, 3) << run.err;
+    EXPECT_SAYS(run.err, "CRC-32");
+  }
 }
 
 TEST_F(TorchFiles, NumbersOfTheOtherByteOrderAreTheSame) {

@@ -114,6 +114,41 @@ TEST(HostileTorch, N29_NeverCallsAndNamesWhatItRefuses) {
   expect_says(file_of("ctorch\nexec\n"), "\"torch exec\"");
 }
 
+TEST(HostileTorch, N29_LosesNoTensorInSilence) {
+  const std::string tensor = pickled_tensor("0", 6, 0, {2}, {1});
+  // Below a key that is no name, in an object, in one of Python 2's dictionaries.
+  expect_says(file_of_pickle("\x80\x02}(N" + tensor + "u."), "a key that is neither text nor number");
+  expect_says(file_of("ccollections\nCounter\n(" + tensor + "tR"), "an object of collections Counter");
+  const std::string py2 = "ccollections\nOrderedDict\n(]](" + pickled("w") + tensor + "eatR";
+  test::MemorySource source(file_of_pickle("\x80\x02" + py2 + "."));
+  const auto directory = find("torch")->read_directory(source, "f.pth");
+  ASSERT_TRUE(directory) << directory.error().message;
+  ASSERT_EQ(directory->entries.size(), 1u);
+  EXPECT_EQ(directory->entries[0].name, "w");
+  expect_says(file_of("ctorch\nint_repr\n"), "\"torch int_repr\"");
+  std::string two = pickled_tensor("0", 6, 0, {2}, {1});
+  two.replace(two.find("FloatStorage"), 12, "IntStorage");
+  expect_says(zip_file(torch_entries("\x80\x02}(" + pickled("a") + tensor + pickled("b") + two + "u.", {kStorage})),
+              "in another");
+}
+
+TEST(HostileTorch, N29_BoundsNamesAndTexts) {
+  // Two million names of 4,000 bytes from a few kilobytes.
+  std::string inner = "}q\x01("s;
+  for (int i = 0; i < 1000; ++i) inner += pickled(std::to_string(i)) + "h\x00"s;
+  inner += "u";
+  std::string list = "](";
+  for (int i = 0; i < 2000; ++i) list += "h\x01";
+  list += "e";
+  const std::string file = file_of_pickle("\x80\x02}(" + pickled("t") + pickled_tensor("0", 6, 0, {1}, {1}) + "q\x00"s +
+                                          pickled("d") + inner + pickled(std::string(4000, 'k')) + list + "u.");
+  EXPECT_NE(verdict(file), "accepted");
+  // A long text beside the tensors is left out.
+  EXPECT_EQ(verdict(file_of_pickle("\x80\x02}(" + pickled("w") + pickled_tensor("0", 6, 0, {2}, {1}) + pickled("text") +
+                                   pickled(std::string(4'000'000, '\xff')) + "u.")),
+            "accepted");
+}
+
 TEST(HostileTorch, N30_BoundsStackAndMemo) {
   expect_says(file_of_pickle("\x80\x02."), "another stack");
   expect_says(file_of_pickle("\x80\x02NN."), "another stack");

@@ -197,7 +197,7 @@ Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, cons
     for (const layout::Array& array : layout.arrays()) names.push_back(layout.name(array));
     tell_unmatched(context, "--keep-dtype", options.keep_dtype, names);
   }
-  for (const std::string& note : conversion->target.notes) context.tell(context.note, note);
+  context.tell_notes(conversion->target.notes);
   return conversion;
 }
 

@@ -127,7 +127,7 @@ format::SourceOptions source_options(const Options& options) {
 Expected<format::Checkpoint> open_source(Context& context, const std::string& path,
                                          const format::SourceOptions& options) {
   RESHARD_TRY(format::Checkpoint checkpoint, format::open_checkpoint(path, options, context.library, context.comm));
-  for (const std::string& note : checkpoint.probe.notes) context.tell(context.note, note);
+  context.tell_notes(checkpoint.probe.notes);
   return checkpoint;
 }
 

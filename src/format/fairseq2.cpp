@@ -89,11 +89,27 @@ struct Place {
   std::optional<Index> step;
 };
 
+// Files of the checkpoint that the one at `file` is a part of, itself among them.
+Expected<std::size_t> count_parts(const fs::path& file) {
+  const bool is_old = number_in(file.filename().string(), "model.", ".pt").has_value();
+  if (!is_old && !number_in(file.filename().string(), "sdp_", ".pt")) return std::size_t{1};
+  const fs::path folder = is_old ? file.parent_path() : file.parent_path().parent_path();  // pp_00/tp_00/sdp_00.pt
+  RESHARD_TRY(const std::vector<std::string> files, io::list_files(folder.string(), 2));
+  return static_cast<std::size_t>(std::count_if(files.begin(), files.end(), [&](const std::string& one) {
+    return number_in(fs::path(one).filename().string(), is_old ? "model." : "sdp_", ".pt").has_value();
+  }));
+}
+
 Expected<Place> find_checkpoint(const std::string& path, const SourceOptions& options) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) {
     const fs::path file(path);
     if (options.step >= 0) return usage_error(fmt::format("--step {}: {} is a file, not a run", options.step, path));
+    RESHARD_TRY(const std::size_t parts, count_parts(fs::absolute(file, ignored)));
+    if (parts > 1) {
+      return input_error(
+          fmt::format("{}: is one of {} files of a checkpoint; give the path of their folder", path, parts));
+    }
     return Place{file.has_parent_path() ? file.parent_path().string() : ".", "", file.filename().string(), {}};
   }
   if (has_weights(path)) {

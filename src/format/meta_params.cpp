@@ -283,7 +283,7 @@ Status note_lost(const model::Spec& spec, const MetaParams& params, ParamsStyle 
   const auto same = [](const ordered_json& fields, const std::string& key, const ordered_json& value) {
     return fields.contains(key) ? fields.at(key) == value : says_nothing(value);
   };
-  std::vector<std::string> lost;
+  std::vector<std::string> lost, felt;  // felt: the model answers otherwise without it
   for (const auto& [key, value] : spec.fields.items()) {
     if (key == "num_key_value_heads" && value != back.fields.at(key)) {
       notes.push_back(
@@ -293,12 +293,19 @@ Status note_lost(const model::Spec& spec, const MetaParams& params, ParamsStyle 
     } else if (key == "rope") {
       for (const auto& [part, part_value] : value.items()) {
         if (!same(back.fields.at(key), part, part_value))
-          lost.push_back(with_value("rope_scaling." + part, part_value));
+          felt.push_back(with_value("rope_scaling." + part, part_value));
       }
     } else if (!same(back.fields, key, value)) {
-      lost.push_back(with_value(key, value));
+      (key == "sliding_window" ? felt : lost).push_back(with_value(key, value));
     }
   }
+  if (!felt.empty()) {
+    notes.push_back("warning: meta: params.json has no place for " + join(felt, ", ") +
+                    ", without which the model computes "
+                    "otherwise");
+  }
+  if (spec.family != "llama")
+    notes.push_back(fmt::format("meta: the {} model will be a llama when it is read back", spec.family));
   if (!lost.empty()) notes.push_back("meta: params.json has no place for " + join(lost, ", "));
   return {};
 }

@@ -256,14 +256,16 @@ ordered_json NanotronSideFiles::model_config(std::vector<std::string>& notes) co
     if (!experts.is_null()) config["moe_config"] = experts;
   }
 
+  std::vector<std::string> warnings;  // of what changes the model's answers
   for (const auto& [key, value] : spec.fields.items()) {
     if (!says_nothing(key, value)) fields.notes.push_back(key + " has no place in model_config.json");
   }
-  if (!is_qwen2 && uses_window(spec)) fields.notes.push_back("sliding_window has no place in a LlamaConfig");
+  if (!is_qwen2 && uses_window(spec)) warnings.push_back("sliding_window has no place in a LlamaConfig");
   if (!config["rope_scaling"].is_null()) {
-    fields.notes.push_back("rope_scaling is stored, but Nanotron's models do not apply it");
+    warnings.push_back("rope_scaling is stored, but Nanotron's models do not apply it");
   }
   for (const std::string& note : fields.notes) notes.push_back("nanotron: " + note);
+  for (const std::string& warning : warnings) notes.push_back("warning: nanotron: " + warning);
   return config;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <string_view>
 
 #include "directory.h"
@@ -125,6 +126,10 @@ Status collect_carried(const std::string& folder, const std::vector<std::string>
     if (is_carried(file) && !(replaced && is_tokenizer(file))) RESHARD_CHECK(add(folder, file, options.follow));
   }
   if (!replaced) return {};
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(options.tokenizer_from, ignored)) {
+    return input_error("--tokenizer-from " + options.tokenizer_from + ": expected a folder");
+  }
   RESHARD_TRY(const std::vector<std::string> given, io::list_files(options.tokenizer_from));
   const std::size_t before = carried.size();
   for (const std::string& file : given) {

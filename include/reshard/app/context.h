@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "reshard/comm/comm.h"
 #include "reshard/exec/executor.h"
@@ -30,6 +32,14 @@ struct Context {
 
   void tell(const std::function<void(const std::string&)>& listener, const std::string& text) const {
     if (comm.rank() == 0 && listener) listener(text);
+  }
+  /// What formats noted; a note that begins with "warning: " is one.
+  void tell_notes(const std::vector<std::string>& notes) const {
+    constexpr std::string_view kWarning = "warning: ";
+    for (const std::string& text : notes) {
+      const bool is_warning = text.starts_with(kWarning);
+      tell(is_warning ? warning : note, is_warning ? text.substr(kWarning.size()) : text);
+    }
   }
 };
 

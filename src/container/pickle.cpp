@@ -125,9 +125,9 @@ class Machine {
       case 'c':
         return global();
       case 'R':
-        return reduce(Kind::tuple);
+        return reduce();
       case 0x81:
-        return reduce(Kind::tuple);  // NEWOBJ: a class and arguments, as a call
+        return reduce();  // NEWOBJ: a class and arguments, as a call
       case 'b':
         return build();
       case 'a':
@@ -171,11 +171,11 @@ class Machine {
       case 'G':
         return real();
       case 'X':
-        return text(4, Kind::text);
+        return text(4);
       case 'U':
-        return text(1, Kind::text);
+        return text(1);
       case 'T':
-        return text(4, Kind::text);
+        return text(4);
       case 'Q':
         return persistent_id();
       case 'h':
@@ -279,10 +279,10 @@ class Machine {
     return push(id);
   }
 
-  Status reduce(Kind arguments_kind) {
+  Status reduce() {
     RESHARD_TRY(const Id arguments, pop());
     RESHARD_TRY(const Id callee, pop());
-    if (v_.kind(callee) != Kind::global || v_.kind(arguments) != arguments_kind) {
+    if (v_.kind(callee) != Kind::global || v_.kind(arguments) != Kind::tuple) {
       return input_error("a call of what is no global, or without a tuple of arguments");
     }
     const std::span<const Id> given = v_.items(arguments);
@@ -409,12 +409,12 @@ class Machine {
     return push(id);
   }
 
-  Status text(std::size_t width, Kind kind) {
+  Status text(std::size_t width) {
     RESHARD_TRY(const std::string_view size, feed_.take(width));
     const std::size_t count =
         width == 1 ? static_cast<unsigned char>(size[0]) : std::size_t{little_endian<std::uint32_t>(size)};
     RESHARD_TRY(const std::string_view bytes, feed_.take(count));
-    return text_node(bytes, kind);
+    return text_node(bytes, Kind::text);
   }
 
   Status persistent_id() {

@@ -24,7 +24,6 @@ enum class Kind : std::uint8_t {
   big_integer,  ///< does not fit into 64 bits; its value is not kept
   real,
   text,
-  bytes,
   tuple,
   list,
   dict,  ///< items: key, value, key, value, ...; collections.OrderedDict too
@@ -42,7 +41,7 @@ class Values {
   bool is_true(Id id) const { return nodes_[id].integer != 0; }
   std::int64_t integer(Id id) const { return nodes_[id].integer; }
   double real(Id id) const { return nodes_[id].real; }
-  std::string_view text(Id id) const;  ///< of a text, of bytes, or of a global
+  std::string_view text(Id id) const;  ///< of a text or a global
   std::span<const Id> items(Id id) const {
     if (is_growing(kind(id))) return lists_[static_cast<std::size_t>(nodes_[id].integer)];
     return std::span(pool_).subspan(nodes_[id].span.at, nodes_[id].span.size);

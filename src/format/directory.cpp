@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "wire.h"
@@ -144,6 +145,11 @@ Expected<std::string> read_share(const container::Container& container, const st
 }
 
 }  // namespace
+
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
 
 std::string path_of(const std::string& root, const std::string& relative) {
   return relative.empty() ? root : root + "/" + relative;

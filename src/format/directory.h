@@ -24,6 +24,9 @@ Expected<std::string> read_side_file(const std::string& root, const std::string&
 /// First bytes of a file, fewer where it is shorter; empty if it cannot be read. Local.
 std::string first_bytes(const std::string& path, Index count);
 
+/// Is there something at `path`? What cannot be looked at is not there. Local.
+bool exists(const std::string& path);
+
 /// The path of a file of the directory, for messages.
 std::string path_of(const std::string& root, const std::string& relative);
 

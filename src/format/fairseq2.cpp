@@ -31,11 +31,6 @@ constexpr std::string_view kLayers = "decoder.layers.";
 constexpr const char* kCarbonCopy = "cc";
 constexpr int kCardLevels = 5;  // from a file of a rank up to the folder of all steps
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 // The number between `before` and `behind`, if that is all of `text`.
 std::optional<Index> number_in(std::string_view text, std::string_view before, std::string_view behind) {
   if (text.size() <= before.size() + behind.size() || !text.starts_with(before) || !text.ends_with(behind)) return {};

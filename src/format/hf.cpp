@@ -27,11 +27,6 @@ namespace {
 constexpr std::string_view kConfig = "config.json";
 constexpr Index kShardBytes = 5'000'000'000;  // as transformers has it
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 // `files` is sorted.
 bool has(const std::vector<std::string>& files, std::string_view name) {
   return std::binary_search(files.begin(), files.end(), name);

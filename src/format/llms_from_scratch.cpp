@@ -31,11 +31,6 @@ constexpr double kLlama2Theta = 10000;  // built into its class
 constexpr std::array<std::string_view, 3> kPrefixes = {"model_state_dict.", "_orig_mod.", "module."};
 constexpr std::string_view kOptimizer = "optimizer_state_dict.";
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 bool is_folder(const std::string& path) {
   std::error_code ignored;
   return fs::is_directory(path, ignored);

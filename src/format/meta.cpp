@@ -33,11 +33,6 @@ constexpr const char* kHead = "output.weight";
 constexpr const char* kByRows = "meta_embedding_by_rows";  // fact of a spec
 constexpr const char* kTokenizer = "tokenizer.model";
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 bool is_weight_file(const std::string& name) { return name == kOnly || matches_glob(kNumbered, name); }
 
 // The folder of the checkpoint: `path`, or where the file `path` lies.

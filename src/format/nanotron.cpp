@@ -28,11 +28,6 @@ constexpr std::array<std::string_view, 4> kVersions = {"1.2", "1.3", "1.4", "1.5
 constexpr std::string_view kDefaultVersion = "1.4";
 constexpr const char* kConfig = "model_config.json";
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 bool is_checkpoint(const std::string& folder) { return exists(folder + "/model") && exists(folder + "/" + kConfig); }
 
 // Numbered folders of a run, for messages.

@@ -28,6 +28,13 @@ inline void require_inside(const container::FileDirectory& directory, Index size
     require(entry.offset >= 0 && entry.length >= 0 && entry.length <= size && entry.offset <= size - entry.length);
     require(num_elements(entry.shape).has_value());
     require(entry.strides.empty() || entry.strides.size() == entry.shape.size());
+    if (is_sub_byte(entry.dtype)) continue;
+    Index reach = *num_elements(entry.shape);
+    if (!entry.strides.empty() && reach > 0) {
+      reach = 1;
+      for (std::size_t d = 0; d < entry.shape.size(); ++d) reach += (entry.shape[d] - 1) * entry.strides[d];
+    }
+    require(reach * bytes_of(entry.dtype) == entry.length);
   }
   for (const auto& check : directory.checks) {
     require(check.offset >= 0 && check.length <= size && check.offset <= size - check.length);

@@ -34,6 +34,17 @@ std::string verdict(const std::string& bytes, Index size = -1) {
   return result.error().message;
 }
 
+/// What is accepted lies in the file.
+void expect_inside(const std::string& bytes) {
+  test::MemorySource source(bytes);
+  const auto result = find("torch")->read_directory(source, "f.pth");
+  if (!result) return;
+  for (const Entry& entry : result->entries) {
+    EXPECT_GE(entry.offset, 0);
+    EXPECT_LE(entry.offset + entry.length, source.size());
+  }
+}
+
 void expect_says(const std::string& bytes, const std::string& part) {
   const std::string said = verdict(bytes);
   EXPECT_NE(said.find(part), std::string::npos) << said;
@@ -242,7 +253,7 @@ TEST(HostileTorch, N35_RefusesOrReadsTheSameAtEveryTruncationAndBitFlip) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string bad = good;
       bad[byte] = static_cast<char>(bad[byte] ^ (1 << bit));
-      verdict(bad);  // must come back
+      expect_inside(bad);
     }
   }
 }
@@ -257,7 +268,7 @@ TEST(HostileTorch, N36_ReadsTheOldFormStrictly) {
   for (std::size_t byte = 0; byte < good.size(); ++byte) {
     std::string bad = good;
     bad[byte] = static_cast<char>(bad[byte] ^ 0x55);
-    verdict(bad);
+    expect_inside(bad);
   }
 }
 

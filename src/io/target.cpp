@@ -84,14 +84,20 @@ class FileTarget : public Target {
                                    length, offset, size_));
     }
     const Split split = is_direct_ ? split_for_direct(bytes.data(), bytes.size(), offset) : Split{bytes.size(), 0, 0};
-    RESHARD_CHECK(write_buffered(bytes.first(split.head), offset));
-    RESHARD_CHECK(write_body(bytes.subspan(split.head, split.body), offset + static_cast<Index>(split.head)));
-    return write_buffered(bytes.last(split.tail), offset + length - static_cast<Index>(split.tail));
+    Status status = write_buffered(bytes.first(split.head), offset);
+    if (status) status = write_body(bytes.subspan(split.head, split.body), offset + static_cast<Index>(split.head));
+    if (status) status = write_buffered(bytes.last(split.tail), offset + length - static_cast<Index>(split.tail));
+    unsynced_ = true;
+    return status;
   }
 
   Status sync() override {
+    // Writes that end later set it again.
+    if (!unsynced_.exchange(false)) return {};
     while (::fdatasync(buffered_.get()) != 0) {
-      if (errno != EINTR) return run_error(fmt::format("{}: cannot sync: {}", path_, describe_errno(errno)));
+      if (errno == EINTR) continue;
+      unsynced_ = true;
+      return run_error(fmt::format("{}: cannot sync: {}", path_, describe_errno(errno)));
     }
     return {};
   }
@@ -126,6 +132,7 @@ class FileTarget : public Target {
   Index size_;
   Fd buffered_, direct_;
   std::atomic<bool> is_direct_;
+  std::atomic<bool> unsynced_{true};  // its size, to begin with
   WriteBehind behind_;
 };
 

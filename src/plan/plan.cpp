@@ -113,11 +113,11 @@ void Plan::State::deal(Route how) {
 }
 
 Rounds Plan::State::rounds_of(int rank) const {
-  std::vector<const Batch*> own;
+  std::vector<Batch> own;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    if (group_owner[g] == rank) own.push_back(&groups[g]);
+    if (group_owner[g] == rank) own.push_back(groups[g]);
   }
-  return cut_rounds(inputs, own, round_bytes, force);
+  return cut_rounds(inputs, std::move(own), round_bytes, force);
 }
 
 void Plan::State::build(Index bytes, bool by_force) {
@@ -134,17 +134,15 @@ void Plan::State::build(Index bytes, bool by_force) {
   if (route == Route::direct) {
     rounds = std::move(by_owner);
   } else {
-    // A round takes one from each owner's list, so that all ranks write at once.
-    rounds.resize(1);
+    // A round takes an equal share of each owner's list, so that all ranks write from the first round to the last.
     std::size_t longest = 0;
     for (const Rounds& list : by_owner) longest = std::max(longest, list.size());
-    for (std::size_t i = 0; i < longest; ++i) {
-      CutRound together;
-      for (const Rounds& list : by_owner) {
-        if (i < list.size())
-          together.targets.insert(together.targets.end(), list[i].targets.begin(), list[i].targets.end());
+    rounds.assign(1, Rounds(longest));
+    for (const Rounds& list : by_owner) {
+      for (std::size_t i = 0; i < list.size(); ++i) {
+        std::vector<Range>& together = rounds[0][i * longest / list.size()].targets;
+        together.insert(together.end(), list[i].targets.begin(), list[i].targets.end());
       }
-      rounds[0].push_back(std::move(together));
     }
   }
   if (route == Route::direct) {

@@ -43,7 +43,7 @@ void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vec
   const auto add_boundaries = [&](const Range& range) {
     for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
       for (const Index at : {stored.begin, stored.end}) cuts.push_back(at);
-      for (const Operation& op : inputs.operations.into(stored.transfer, stored.array)) {
+      for (const Operation& op : operations_in(inputs, stored, range)) {
         const layout::Reach reach = dst_reach(inputs.operations.strided(op));
         if ((reach.end - reach.begin) * stored.element < inputs.sizes.finest) continue;
         cuts.push_back(stored.begin + reach.begin * stored.element);
@@ -102,6 +102,53 @@ Index total(const std::vector<Range>& ranges) {
   Index bytes = 0;
   for (const Range& range : ranges) bytes += range.size();
   return bytes;
+}
+
+/// A source range of one of many batches.
+struct Need {
+  Range range;
+  std::uint32_t batch;
+};
+
+/// Calls visit(batch, batch) where two batches share more than a sixteenth of what one of them reads at one place.
+template <class Visit>
+void for_each_shared(std::vector<Need>& needs, Visit&& visit) {
+  std::sort(needs.begin(), needs.end(), [](const Need& a, const Need& b) {
+    if (a.range.file != b.range.file) return a.range.file < b.range.file;
+    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin : a.batch < b.batch;
+  });
+  std::size_t farthest = 0;
+  for (std::size_t i = 1; i < needs.size(); ++i) {
+    if (needs[i].range.file != needs[farthest].range.file) farthest = i;
+    for (const std::size_t other : {i - 1, farthest}) {
+      const Range &a = needs[other].range, &b = needs[i].range;
+      if (other == i || a.file != b.file) continue;
+      const Index shared = std::min(a.end, b.end) - b.begin;
+      if (shared > 0 && shared * 16 > std::min(a.size(), b.size())) visit(needs[other].batch, needs[i].batch);
+    }
+    if (needs[i].range.end > needs[farthest].range.end) farthest = i;
+  }
+}
+
+/// The ranges of a batch that reads mostly in short runs, with the short gaps between them; of others nothing.
+std::vector<Range> bridged(const std::vector<Range>& ranges, Index short_run) {
+  std::vector<Range> runs;
+  Index bytes = 0, in_short = 0, last = 0;
+  for (const Range& range : ranges) {
+    const bool is_short = range.size() < short_run;
+    bytes += range.size();
+    if (is_short) in_short += range.size();
+    const bool joins = !runs.empty() && runs.back().file == range.file && is_short && last < short_run &&
+                       range.begin - runs.back().end < short_run;
+    if (joins) {
+      runs.back().end = range.end;
+    } else {
+      runs.push_back(range);
+    }
+    last = range.size();
+  }
+  if (in_short * 2 < bytes) runs.clear();
+  return runs;
 }
 
 }  // namespace
@@ -174,46 +221,10 @@ Batch measure(const Inputs& inputs, std::vector<Range> targets) {
   return batch;
 }
 
-std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
-  struct Interval {
-    Range range;
-    std::uint32_t batch;
-  };
-  std::vector<Interval> intervals;
-  std::size_t count = 0;
-  for (const Batch& batch : batches) count += batch.needed.blocks.size();
-  intervals.reserve(count);
-  for (std::uint32_t i = 0; i < batches.size(); ++i) {
-    for (const Range& range : batches[i].needed.blocks) intervals.push_back({range, i});
-  }
-  std::sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) {
-    if (a.range.file != b.range.file) return a.range.file < b.range.file;
-    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin : a.batch < b.batch;
-  });
-  Sets sets(batches.size());
-  std::size_t farthest = 0;
-  for (std::size_t i = 1; i < intervals.size(); ++i) {
-    if (intervals[i].range.file != intervals[farthest].range.file) farthest = i;
-    for (const std::size_t other : {i - 1, farthest}) {
-      const Range &a = intervals[other].range, &b = intervals[i].range;
-      if (other == i || a.file != b.file) continue;
-      const Index shared = std::min(a.end, b.end) - b.begin;
-      if (shared > 0 && shared * 16 > std::min(a.size(), b.size()))
-        sets.join(intervals[other].batch, intervals[i].batch);
-    }
-    if (intervals[i].range.end > intervals[farthest].range.end) farthest = i;
-  }
-  if (inputs.twins) {
-    // Equal ranges of a file and of its twin belong together.
-    const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
-    std::map<std::tuple<std::uint32_t, Index>, std::size_t> first;
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-      for (const Range& range : batches[i].targets) {
-        const auto [at, fresh] = first.emplace(std::tuple(range.file % half, range.begin), i);
-        if (!fresh) sets.join(at->second, i);
-      }
-    }
-  }
+namespace {
+
+/// The batches of each set as one, in the order of their first.
+std::vector<Batch> joined(const Inputs& inputs, std::vector<Batch> batches, Sets& sets) {
   std::vector<std::vector<std::size_t>> members;
   std::vector<std::size_t> number(batches.size(), batches.size());
   for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -239,8 +250,57 @@ std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
   return components;
 }
 
-std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const Batch*>& groups, Index round_bytes,
-                                 bool force) {
+/// Joins batches that need what lies in the gaps between short runs of others, up to `most` bytes: apart they would be
+/// read in bits.
+std::vector<Batch> interleaved(const Inputs& inputs, std::vector<Batch> batches, Index most) {
+  std::vector<Need> needs;
+  for (std::uint32_t i = 0; i < batches.size(); ++i) {
+    for (const Range& range : bridged(batches[i].needed.blocks, inputs.sizes.short_run / 2))
+      needs.push_back({range, i});
+  }
+  if (needs.empty()) return batches;
+  Sets sets(batches.size());
+  std::vector<Index> bytes;  // of each set, at its root
+  bytes.reserve(batches.size());
+  for (const Batch& batch : batches) bytes.push_back(batch.needed.bytes);
+  for_each_shared(needs, [&](std::size_t a, std::size_t b) {
+    a = sets.root(a);
+    b = sets.root(b);
+    if (a == b || bytes[a] + bytes[b] > most) return;
+    bytes[std::min(a, b)] = bytes[a] + bytes[b];
+    sets.join(a, b);
+  });
+  return joined(inputs, std::move(batches), sets);
+}
+
+}  // namespace
+
+std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
+  Sets sets(batches.size());
+  std::size_t count = 0;
+  for (const Batch& batch : batches) count += batch.needed.blocks.size();
+  std::vector<Need> needs;
+  needs.reserve(count);
+  for (std::uint32_t i = 0; i < batches.size(); ++i) {
+    for (const Range& range : batches[i].needed.blocks) needs.push_back({range, i});
+  }
+  for_each_shared(needs, [&](std::size_t a, std::size_t b) { sets.join(a, b); });
+  if (inputs.twins) {
+    // Equal ranges of a file and of its twin belong together.
+    const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
+    std::map<std::tuple<std::uint32_t, Index>, std::size_t> first;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      for (const Range& range : batches[i].targets) {
+        const auto [at, fresh] = first.emplace(std::tuple(range.file % half, range.begin), i);
+        if (!fresh) sets.join(at->second, i);
+      }
+    }
+  }
+  return joined(inputs, std::move(batches), sets);
+}
+
+std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups, Index round_bytes, bool force) {
+  constexpr Index kNearRounds = 8;
   std::vector<Batch> batches;
   const auto work = [](const Batch& batch) { return std::max(batch.written, batch.needed.bytes); };
   const auto refine = [&](const auto& self, Batch batch, Index chunk) -> void {
@@ -273,7 +333,7 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const B
     for (const Range& range : batch.targets) cut_target(inputs, range, chunk, cuts);
     std::vector<Batch> parts;
     for (const Range& range : cuts) parts.push_back(measure(inputs, {range}));
-    std::vector<Batch> components = linked(inputs, std::move(parts));
+    std::vector<Batch> components = interleaved(inputs, linked(inputs, std::move(parts)), kNearRounds * round_bytes);
     if (components.size() == 1) {
       // What hangs together in small parts hangs together in smaller ones: only force helps.
       if (chunk <= inputs.sizes.short_run && !force) {
@@ -285,7 +345,17 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const B
     }
     for (Batch& finer : components) self(self, std::move(finer), chunk / 2);
   };
-  for (const Batch* group : groups) refine(refine, *group, std::min(inputs.sizes.span, round_bytes) / 2);
+  const auto first_source = [](const Batch& batch) {
+    const std::vector<Range>& blocks = batch.needed.blocks;
+    return blocks.empty() ? std::pair<std::uint32_t, Index>() : std::pair(blocks.front().file, blocks.front().begin);
+  };
+  for (Batch& group : interleaved(inputs, std::move(groups), kNearRounds * round_bytes)) {
+    const auto begin = std::ssize(batches);
+    refine(refine, std::move(group), std::min(inputs.sizes.span, round_bytes) / 2);
+    // Parts of a group lie side by side in the source.
+    std::stable_sort(batches.begin() + begin, batches.end(),
+                     [&](const Batch& a, const Batch& b) { return first_source(a) < first_source(b); });
+  }
 
   // Small neighbours share a round.
   std::vector<CutRound> rounds;

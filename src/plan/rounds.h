@@ -30,6 +30,19 @@ struct CutOperation {
   DType src_dtype, dst_dtype;
 };
 
+/// The ops that write into a range of an array's file, some that end just before it among them; by destination.
+inline std::span<const Operation> operations_in(const Inputs& inputs, const FileMap::Stored& stored,
+                                                const Range& range) {
+  const std::span<const Operation> ops = inputs.operations.into(stored.transfer, stored.array);
+  const Index longest = inputs.operations.longest_reach(stored.transfer, stored.array);
+  const Index low = (range.begin - stored.begin) / stored.element;
+  const Index high = ceil_div(std::min(range.end, stored.end) - stored.begin, stored.element);
+  const auto begin =
+      std::partition_point(ops.begin(), ops.end(), [&](const Operation& op) { return op.dst <= low - longest; });
+  const auto end = std::partition_point(begin, ops.end(), [&](const Operation& op) { return op.dst < high; });
+  return {begin, end};
+}
+
 /// Calls visit(CutOperation) for every part of every op that writes into `range`, by rising destination array.
 template <class Visit>
 void for_each_operation(const Inputs& inputs, const Range& range, Visit&& visit) {
@@ -40,15 +53,12 @@ void for_each_operation(const Inputs& inputs, const Range& range, Visit&& visit)
     const Index low = std::max<Index>(0, (range.begin - stored.begin) / stored.element);
     const Index high = (std::min(range.end, stored.end) - stored.begin) / stored.element;
     const DType dst_dtype = transfer.dst->arrays()[stored.array].dtype;
-    const std::span<const Operation> ops = inputs.operations.into(stored.transfer, stored.array);
-    const Index longest = inputs.operations.longest_reach(stored.transfer, stored.array);
-    auto op = std::partition_point(ops.begin(), ops.end(), [&](const Operation& o) { return o.dst <= low - longest; });
-    for (; op != ops.end() && op->dst < high; ++op) {
+    for (const Operation& op : operations_in(inputs, stored, range)) {
       parts.clear();
-      cut_by_dst(inputs.operations.strided(*op), low, high, parts);
-      const Place& src = transfer.src_places[op->src_array];
+      cut_by_dst(inputs.operations.strided(op), low, high, parts);
+      const Place& src = transfer.src_places[op.src_array];
       for (const layout::StridedCopy& part : parts) {
-        visit(CutOperation{&*op, part, src.offset, stored.begin, src.file, transfer.src->arrays()[op->src_array].dtype,
+        visit(CutOperation{&op, part, src.offset, stored.begin, src.file, transfer.src->arrays()[op.src_array].dtype,
                            dst_dtype});
       }
     }
@@ -95,11 +105,11 @@ struct CutRound {
   Index source_slot = 0, output_slot = 0;
 };
 
-/// Cuts groups of target ranges into rounds of about `round_bytes`: linked parts stay together; parts too large are
-/// cut finer, at natural boundaries of the ops. If `force`, linked parts that stay larger than four rounds are cut all
-/// the same and their sources read more than once.
-std::vector<CutRound> cut_rounds(const Inputs& inputs, const std::vector<const Batch*>& groups, Index round_bytes,
-                                 bool force);
+/// Cuts groups of target ranges into rounds of about `round_bytes`: linked parts stay together, and so do, within
+/// bounds, those whose short source runs lie between each other's; parts too large are cut finer, at natural boundaries
+/// of the ops. If `force`, linked parts that stay larger than four rounds are cut all the same and their sources read
+/// more than once.
+std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups, Index round_bytes, bool force);
 
 /// Which rank reads which source bytes of a round, and where they land in its source slot.
 struct Segment {

@@ -12,7 +12,7 @@ packages=(
 tests=false
 case "${1:-}" in
   "") ;;
-  --tests) tests=true; packages+=(hdf5-tools python3-torch python3-venv) ;;
+  --tests) tests=true; packages+=(hdf5-tools iproute2 munge python3-torch python3-venv slurm-client slurmctld slurmd) ;;
   *) echo "usage: $0 [--tests]" >&2; exit 2 ;;
 esac
 

@@ -8,7 +8,7 @@
 #   cluster.sh kill DIR NODE  what a power failure does to node1 or node2
 #   cluster.sh run CMD ...    starts one in a temporary folder, runs CMD for it, stops it, and removes the folder
 #
-# Slurm's commands reach it by SLURM_CONF=DIR/slurm.conf, which `run` sets. Each node claims 8 cores and 16 GB.
+# Slurm's commands reach it by SLURM_CONF=DIR/slurm.conf, which `run` sets. Each node claims 32 cores and 16 GB.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
 
@@ -92,7 +92,7 @@ ReturnToService=2
 PropagateResourceLimits=NONE
 CONF
   for i in "${!nodes[@]}"; do
-    echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=8 RealMemory=16000"
+    echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=32 RealMemory=16000"
   done >>"$dir/slurm.conf"
   echo "PartitionName=all Nodes=$(IFS=,; echo "${nodes[*]}") Default=YES MaxTime=INFINITE State=UP" >>"$dir/slurm.conf"
 }

@@ -6,7 +6,8 @@
 #   cluster.sh start DIR      starts it; everything that it writes is in DIR, a new or empty folder with a short path
 #   cluster.sh stop DIR       ends its jobs, their processes and its daemons; leaves DIR, with the logs
 #   cluster.sh kill DIR NODE  what a power failure does to node1 or node2
-#   cluster.sh run CMD ...    starts one in a temporary folder, runs CMD for it, stops it, and removes the folder
+#   cluster.sh run CMD ...    starts one in a temporary folder, runs CMD for it, stops it, and removes the folder; ends with
+#                             CMD's status, or with 77 where Slurm is not installed
 #
 # Slurm's commands reach it by SLURM_CONF=DIR/slurm.conf, which `run` sets. Each node claims 32 cores and 16 GB.
 set -euo pipefail
@@ -24,17 +25,16 @@ fail() {
   exit 4
 }
 
-# Processes on some of the hosts of the cluster in $dir: its daemons and what they start, and its jobs, whose environment is
-# that of whoever submitted them, and the node's name.
+# Processes on some of the hosts of the cluster in $dir: daemons and what supervises jobs, which have their host's log open
+# (they overwrite their environment), and the jobs' own, whose environment says the cluster and the host.
 processes() { # HOST ...
-  local file pid ours=("${@/#/-eRESHARD_TEST_HOST=$dir/}") here=("${@/#/-eSLURMD_NODENAME=}")
-  for file in /proc/[0-9]*/environ; do
-    if grep -qzxF "${ours[@]}" "$file" ||
-      { grep -qzxF "SLURM_CONF=$dir/slurm.conf" "$file" && grep -qzxF "${here[@]}" "$file"; }; then
-      pid=${file//[!0-9]/}
-      [ "$pid" = $$ ] || echo "$pid"
-    fi
-  done 2>/dev/null
+  local host file
+  {
+    for host in "$@"; do find /proc/[0-9]*/fd -lname "$dir/$host.log" || true; done
+    for file in /proc/[0-9]*/environ; do
+      if grep -qzxF "SLURM_CONF=$dir/slurm.conf" "$file" && grep -qzxF "${@/#/-eSLURMD_NODENAME=}" "$file"; then echo "$file"; fi
+    done
+  } 2>/dev/null | sed 's|^/proc/||; s|/.*||' | sort -u
 }
 
 # Runs a command until it succeeds, for at most so many seconds.
@@ -100,14 +100,14 @@ CONF
 start() {
   local program node name_it=()
   for program in munged slurmctld slurmd sbatch; do
-    command -v $program >/dev/null || fail "no $program: apt-get install slurmctld slurmd slurm-client munge"
+    command -v $program >/dev/null || { echo "skipped: no $program; apt-get install slurmctld slurmd slurm-client munge" >&2; exit 77; }
   done
   [ ! -e "$dir/slurm.conf" ] || fail "$dir: holds a cluster; stop it and remove the folder"
   mkdir -p "$dir/state" "${nodes[@]/#/$dir/}"
   chmod 755 "$dir"  # munged wants its socket's folder open to all
   (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
   write_conf
-  export SLURM_CONF=$dir/slurm.conf RESHARD_TEST_HOST=$dir/controller
+  export SLURM_CONF=$dir/slurm.conf
 
   munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
     --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" 2>>"$dir/munged.err" || fail "munged: see $dir/munged.err"
@@ -116,13 +116,14 @@ start() {
   # shellcheck disable=SC2016
   if unshare --uts true 2>/dev/null; then name_it=(unshare --uts sh -c 'hostname "$0" && exec "$@"'); fi
   for node in "${nodes[@]}"; do
-    RESHARD_TEST_HOST=$dir/$node "${name_it[@]}" ${name_it:+"$node"} slurmd -N "$node" -f "$SLURM_CONF" \
+    "${name_it[@]}" ${name_it:+"$node"} slurmd -N "$node" -f "$SLURM_CONF" \
       2>>"$dir/$node.err" || fail "slurmd: see $dir/$node.err"
   done
   wait_for 30 all_idle || fail "the nodes do not come up: see the logs in $dir"
 }
 
 all_idle() { [ "$(sinfo -h -N -t idle -o %N | wc -l)" = ${#nodes[@]} ]; }
+no_jobs() { [ -z "$(squeue -h)" ]; }
 all_gone() { [ -z "$(processes "$@")" ]; }
 
 end() { # HOST ...: all their processes, for good
@@ -134,7 +135,9 @@ end() { # HOST ...: all their processes, for good
 }
 
 stop() {
-  local hosts=(controller "${nodes[@]}") pids
+  local hosts=(munged slurmctld "${nodes[@]}") pids
+  export SLURM_CONF=$dir/slurm.conf
+  if timeout 5 scancel --user="$(id -un)" 2>/dev/null; then wait_for 3 no_jobs || true; fi  # waiting srun commands end, too
   mapfile -t pids < <(processes "${hosts[@]}")
   [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
   wait_for 3 all_gone "${hosts[@]}" || end "${hosts[@]}"
@@ -145,6 +148,7 @@ command=${1:-}
 shift
 case $command in
   run) dir=$(mktemp -d /tmp/slurm.XXXXXX) ;;
+  after) pid=$1 dir=$2 ;;
   *) dir=$(realpath -m "$1"); shift ;;
 esac
 case $command in
@@ -158,8 +162,14 @@ case $command in
   run)
     trap 'stop; rm -rf "$dir"' EXIT
     trap 'exit 130' INT TERM
+    (setsid "$0" after $$ "$dir" &>/dev/null &)
     start
     "$@"
+    ;;
+  after) # DIR of process PID: whoever kills that for good leaves no cluster behind
+    while [ -e "/proc/$pid" ]; do sleep 1; done
+    if [ -d "$dir" ]; then stop; fi
+    rm -rf "$dir"
     ;;
   *) usage ;;
 esac

@@ -10,6 +10,7 @@
 #include "reshard/app/document.h"
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
+#include "process.h"
 #include "selection.h"
 
 namespace reshard::app {
@@ -136,6 +137,10 @@ job::Claim::Request Conversion::claim_request(const Options& options) const {
   request.target = dst;
   request.one_file = target.format->one_file();
   request.overwrite = options.overwrite;
+  request.resume = options.resume;
+  request.parts = options.parts;
+  request.part = options.part;
+  request.job_id = scheduler_job();
   return request;
 }
 
@@ -172,6 +177,8 @@ plan::Options Conversion::plan_options(const Options& options, int ranks) const 
   plan.memory_budget = options.memory_budget;
   plan.table_bytes = table_bytes();
   plan.route = options.route;
+  plan.parts = options.parts;
+  plan.part = options.part;
   return plan;
 }
 

@@ -29,34 +29,28 @@ std::vector<Part> gather(comm::Comm& comm, const std::vector<Part>& mine) {
 
 }  // namespace
 
-void TargetCrcs::add(const std::vector<exec::DurableSpan>& spans) {
-  for (const exec::DurableSpan& span : spans) {
-    for (const auto& crc : span.crcs) parts_.push_back({span.file, crc.extent, span.span, crc.length, crc.crc});
-  }
-}
-
-Expected<std::vector<std::vector<std::uint32_t>>> TargetCrcs::join(
-    comm::Comm& comm, const std::vector<container::FileImage>& images) const {
+Expected<std::vector<std::vector<std::uint32_t>>> join_crcs(const std::vector<job::SpanRecord>& records,
+                                                            const std::vector<container::FileImage>& images) {
   std::vector<std::vector<std::uint32_t>> crcs;
-  for (const container::FileImage& image : images) crcs.emplace_back(image.checked.size(), 0);
-  if (std::all_of(crcs.begin(), crcs.end(), [](const auto& file) { return file.empty(); })) return crcs;
-  std::vector<Part> all = gather(comm, parts_);
-  if (comm.rank() != 0) return crcs;
-  std::sort(all.begin(), all.end(), [](const Part& a, const Part& b) {
-    return std::tie(a.file, a.extent, a.span) < std::tie(b.file, b.extent, b.span);
-  });
-  auto part = all.begin();
+  std::vector<std::vector<Index>> lengths;
+  for (const container::FileImage& image : images) {
+    crcs.emplace_back(image.checked.size(), 0);
+    lengths.emplace_back(image.checked.size(), 0);
+  }
+  for (const job::SpanRecord& record : records) {
+    for (const auto& part : record.crcs) {
+      const auto extent = static_cast<std::size_t>(part.extent);
+      std::uint32_t& crc = crcs.at(record.file).at(extent);
+      crc = crc32_join(crc, part.crc, part.length);
+      lengths[record.file][extent] += part.length;
+    }
+  }
   for (std::uint32_t f = 0; f < images.size(); ++f) {
     for (std::size_t e = 0; e < images[f].checked.size(); ++e) {
-      Index length = 0;
-      for (; part != all.end() && part->file == f && part->extent == static_cast<Index>(e); ++part) {
-        crcs[f][e] = crc32_join(crcs[f][e], part->crc, part->length);
-        length += part->length;
-      }
-      if (length != images[f].checked[e].length) {
-        return run_error(fmt::format("target file {}: CRCs of {} of the {} bytes at byte {}: please report this", f,
-                                     length, images[f].checked[e].length, images[f].checked[e].offset));
-      }
+      const container::Extent& extent = images[f].checked[e];
+      if (lengths[f][e] == extent.length) continue;
+      return run_error(fmt::format("target file {}: CRCs of {} of the {} bytes at byte {}: please report this", f,
+                                   lengths[f][e], extent.length, extent.offset));
     }
   }
   return crcs;

@@ -11,28 +11,15 @@
 #include "reshard/base/expected.h"
 #include "reshard/comm/comm.h"
 #include "reshard/container/container.h"
-#include "reshard/exec/file_sink.h"
 #include "reshard/format/format.h"
+#include "reshard/job/journal.h"
 
 namespace reshard::app {
 
-/// CRC-32s of extents of a target, from those of the parts that each rank wrote.
-class TargetCrcs {
- public:
-  void add(const std::vector<exec::DurableSpan>& spans);
-  /// On rank 0: per file, the CRCs of its checked extents. Errors (failed): parts that do not make up an extent.
-  /// Collective.
-  Expected<std::vector<std::vector<std::uint32_t>>> join(comm::Comm& comm,
-                                                         const std::vector<container::FileImage>& images) const;
-
- private:
-  struct Part {
-    std::uint32_t file;
-    Index extent, span, length;
-    std::uint32_t crc;
-  };
-  std::vector<Part> parts_;
-};
+/// Per file, the CRC-32s of its checked extents, from records of all spans, sorted by file and span. Errors (failed):
+/// parts that do not make up an extent. Pure.
+Expected<std::vector<std::vector<std::uint32_t>>> join_crcs(const std::vector<job::SpanRecord>& records,
+                                                            const std::vector<container::FileImage>& images);
 
 /// Watches what is read of a source's files, where these state CRC-32s, and compares. Thread-safe.
 class SourceCrcs {

@@ -245,6 +245,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   CheckpointFiles files(sources);
   RESHARD_CHECK(comm::agree(comm, files.probe()));
   exec::Options options = executor_options(comm);
+  options.interruption = context.interruption;
   if (comm.rank() == 0 && context.progress) {
     options.progress = [&](const exec::Progress& all_ranks, double elapsed_s) {
       context.progress({all_ranks, plan.target_bytes(), elapsed_s});

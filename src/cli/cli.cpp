@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,36 @@ namespace reshard::cli {
 namespace {
 
 constexpr int kAnswerIsNo = 1;
+
+// Signals that ask for an end in good order. Launchers send some twice; one that comes later ends the process at once.
+volatile std::sig_atomic_t received_signal = 0;
+volatile std::sig_atomic_t received_at_s = 0;
+
+void receive_signal(int signal) {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const auto now_s = static_cast<std::sig_atomic_t>(now.tv_sec);
+  if (received_signal == 0) {
+    received_signal = signal;
+    received_at_s = now_s;
+  } else if (now_s - received_at_s > 1) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
+}
+
+std::string interruption() {
+  switch (received_signal) {
+    case 0:
+      return "";
+    case SIGTERM:
+      return "interrupted by SIGTERM; --resume goes on from here";
+    case SIGINT:
+      return "interrupted by SIGINT; --resume goes on from here";
+    default:
+      return "interrupted by SIGUSR1; --resume goes on from here";
+  }
+}
 
 /// What a command leaves behind: its text for stdout, and its exit status.
 struct Answer {
@@ -59,6 +90,7 @@ Expected<Answer> run_command(const Invocation& invocation, app::Context& context
         RESHARD_TRY(const app::PlanReport report, app::plan(context, options));
         return context.comm.rank() == 0 ? answer(invocation, report) : Answer{};
       }
+      for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) std::signal(signal, receive_signal);
       RESHARD_TRY(const app::ConvertResult result, app::convert(context, options));
       return answer(invocation, result);
     }
@@ -116,7 +148,8 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
                        std::move(command),
                        [&](const std::string& text) { tell("note", text); },
                        [&](const std::string& text) { tell("warning", text); },
-                       [&](const app::Moment& moment) { progress.update(moment); }};
+                       [&](const app::Moment& moment) { progress.update(moment); },
+                       interruption};
   RESHARD_TRY(const Answer result, run_command(invocation, context));
   progress.clear();
   RESHARD_CHECK(comm::agree(comm, comm.rank() == 0 ? print(result.text) : Status{}));

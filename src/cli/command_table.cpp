@@ -87,6 +87,19 @@ Status apply_route(Invocation& invocation, const std::string& value) {
   return bad_value("route", value, "auto, direct or exchange");
 }
 
+Status apply_part(Invocation& invocation, const std::string& value) {
+  constexpr Index kMost = 10'000;
+  const auto fields = split(value, '/');
+  const auto part = parse_integer(std::string(fields.front()));
+  const auto parts = fields.size() == 2 ? parse_integer(std::string(fields.back())) : std::nullopt;
+  if (!part || !parts || *parts < 1 || *parts > kMost || *part < 1 || *part > *parts) {
+    return bad_value("part", value, fmt::format("I/N with 1 <= I <= N <= {}, such as 3/8", kMost));
+  }
+  invocation.options.part = static_cast<int>(*part - 1);
+  invocation.options.parts = static_cast<int>(*parts);
+  return {};
+}
+
 Status apply_tolerance(Invocation& invocation, const std::string& value) {
   double number = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
@@ -234,6 +247,9 @@ const std::vector<OptionInfo>& options() {
       {"params-style", "STYLE", kTarget, false, "target", "of params.json of format meta: flat, or fairseq2 (flat)",
        text(&Options::params_style)},
       {"overwrite", "", kTarget, false, "target", "replace what is at DST", flag(&Options::overwrite)},
+      {"resume", "", bit(Command::convert), false, "target",
+       "go on where an interrupted conversion to DST stopped; do nothing if DST is done", flag(&Options::resume)},
+      {"part", "I/N", kTarget, false, "target", "make part I of N; the last of them to finish makes DST", apply_part},
       {"dry-run", "", bit(Command::convert), false, "target",
        "refuse what would be refused, print the plan, write nothing", flag(&Options::dry_run)},
 

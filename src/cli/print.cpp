@@ -204,13 +204,23 @@ std::string describe(const app::PlanReport& report) {
 }
 
 std::string describe(const app::ConvertResult& result) {
+  using Outcome = app::ConvertResult::Outcome;
+  if (result.outcome == Outcome::present) return fmt::format("{}: holds this conversion already\n", result.dst);
   TextTable facts("ll");
   facts.add({"format", fmt::format("{} ({}, {})", result.dst_format, result.family, describe_mesh(result.mesh))});
-  facts.add({result.dst == app::kNullTarget ? "not kept" : "written",
-             fmt::format("{}, {}", plural(result.num_files, "file"), describe_bytes(result.stream.target_bytes))});
+  if (result.outcome == Outcome::part) {
+    facts.add(
+        {"part", fmt::format("{} of {} is done; {} appears when all are", result.part + 1, result.parts, result.dst)});
+    facts.add({"written", describe_bytes(result.stream.target_bytes)});
+  } else {
+    facts.add({result.dst == app::kNullTarget ? "not kept" : "written",
+               fmt::format("{}, {}", plural(result.num_files, "file"), describe_bytes(result.target_bytes))});
+  }
+  if (result.resumed_bytes > 0)
+    facts.add({"resumed", fmt::format("{} were there", describe_bytes(result.resumed_bytes))});
   facts.add({"stream", describe_stream(result.stream)});
   facts.add({"total time", describe_seconds(result.seconds)});
-  facts.add({"digest", app::digest_text(result.digests.total())});
+  if (result.outcome == Outcome::committed) facts.add({"digest", app::digest_text(result.digests.total())});
   return fmt::format("{}\n{}", result.dst, facts.text(2));
 }
 

@@ -44,6 +44,9 @@ class Conductor {
     const Clock::time_point before = Clock::now();
     const bool sending = exchange_.sending();
     const bool moved = exchanges_ && exchange_.step();
+    if (options_.interruption) {
+      if (std::string why = options_.interruption(); !why.empty()) pipeline_.fail(run_error(std::move(why)));
+    }
     const bool finished = pipeline_.finished(), failed = pipeline_.failed();
     std::optional<Pulse> pulse;
     if (comm_.size() == 1) {

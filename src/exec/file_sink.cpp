@@ -12,6 +12,7 @@
 
 #include "open_files.h"
 #include "reshard/base/crc32.h"
+#include "reshard/io/settings.h"
 
 namespace reshard::exec {
 
@@ -49,7 +50,7 @@ struct FileSink::State {
   std::mutex mutex;
   std::condition_variable synced;
   std::map<std::pair<std::uint32_t, Index>, Partial> partial;
-  std::vector<DurableSpan> finished;  // not durable yet
+  std::vector<job::SpanRecord> finished;  // not durable yet
   Index finished_bytes = 0;           // of these
   Index syncing_bytes = 0;            // of those that a thread is making durable
   bool syncing = false;
@@ -75,6 +76,7 @@ Status FileSink::consume(const plan::Round& round, std::size_t write, std::span<
   {
     RESHARD_TRY(const std::shared_ptr<io::Target> target, state_->open.get(w.file));
     RESHARD_CHECK(target->write_at(bytes, w.offset));
+    io::pass("written");
   }
   return state_->options.durable ? state_->account(round, write, bytes, digests) : Status();
 }
@@ -125,13 +127,13 @@ Status FileSink::State::account(const plan::Round& round, std::size_t write, std
     Partial& part = at(span);
     part.missing -= std::min(end, (span + 1) * span_bytes) - begin;
     if (part.missing > 0) continue;
-    DurableSpan done{w.file, span, {}, {}};
+    job::SpanRecord done{w.file, static_cast<std::uint32_t>(span), {}, {}};
     for (const auto& [line, digest] : part.lines) done.lines.push_back({line, digest});
     for (const auto& [position, run] : part.parts) {
       if (done.crcs.empty() || done.crcs.back().extent != run.extent) {
         done.crcs.push_back({run.extent, run.length, run.crc});
       } else {
-        DurableSpan::ExtentCrc& joined = done.crcs.back();
+        job::SpanRecord::ExtentCrc& joined = done.crcs.back();
         joined = {run.extent, joined.length + run.length, crc32_join(joined.crc, run.crc, run.length)};
       }
     }
@@ -145,22 +147,29 @@ Status FileSink::State::account(const plan::Round& round, std::size_t write, std
 }
 
 Status FileSink::State::make_durable(std::unique_lock<std::mutex>& lock) {
-  const std::vector<DurableSpan> batch = std::exchange(finished, {});
+  const std::vector<job::SpanRecord> batch = std::exchange(finished, {});
   syncing_bytes = std::exchange(finished_bytes, 0);
   syncing = true;
   lock.unlock();
   std::set<std::uint32_t> touched;
-  for (const DurableSpan& span : batch) touched.insert(span.file);
+  for (const job::SpanRecord& span : batch) touched.insert(span.file);
   Status status;
   for (const std::uint32_t file : touched) {
     if (status) status = open.sync(file);
   }
+  io::pass("synced");
   if (status) status = options.durable(batch);
   lock.lock();
   syncing = false;
   syncing_bytes = 0;
   synced.notify_all();
   return status;
+}
+
+Status FileSink::flush() {
+  std::unique_lock lock(state_->mutex);
+  state_->synced.wait(lock, [&] { return !state_->syncing; });
+  return state_->finished.empty() ? Status() : state_->make_durable(lock);
 }
 
 Status FileSink::finish() {

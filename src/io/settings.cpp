@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <map>
 
@@ -57,10 +59,20 @@ Status parse_fault(const std::string& text, Settings::Fault& fault) {
   return usage_error(fmt::format("RESHARD_IO_FAULT: '{}' is not read|write:EIO|ENOSPC|EDQUOT|EINTR|SHORT@BYTES", text));
 }
 
+Status parse_kill(const std::string& text, Settings::Kill& kill) {
+  const auto at = text.find('@');
+  const auto pass = at == std::string::npos ? std::nullopt : parse_size(text.substr(at + 1));
+  if (!pass || *pass < 1 || at == 0) {
+    return usage_error(fmt::format("RESHARD_IO_KILL: '{}' is not POINT@N (for example synced@2)", text));
+  }
+  kill = {text.substr(0, at), *pass};
+  return {};
+}
+
 Expected<Settings>& current() {
   static Expected<Settings> state = [] {
     auto parsed = parse_settings(variable("RESHARD_IO"), variable("RESHARD_IO_THROTTLE"), variable("RESHARD_IO_FAULT"),
-                                 num_local_ranks());
+                                 variable("RESHARD_IO_KILL"), num_local_ranks());
     if (parsed) apply(*parsed);
     return parsed;
   }();
@@ -70,7 +82,7 @@ Expected<Settings>& current() {
 }  // namespace
 
 Expected<Settings> parse_settings(const std::string& io, const std::string& throttle, const std::string& fault,
-                                  Index num_local_ranks) {
+                                  const std::string& kill, Index num_local_ranks) {
   Settings settings;
   if (io == "direct") {
     settings.io = Settings::Io::direct;
@@ -81,10 +93,17 @@ Expected<Settings> parse_settings(const std::string& io, const std::string& thro
   }
   if (!throttle.empty()) RESHARD_CHECK(parse_throttle(throttle, num_local_ranks, settings));
   if (!fault.empty()) RESHARD_CHECK(parse_fault(fault, settings.fault));
+  if (!kill.empty()) RESHARD_CHECK(parse_kill(kill, settings.kill));
   return settings;
 }
 
 const Expected<Settings>& settings() { return current(); }
+
+void pass(std::string_view point) {
+  static std::atomic<Index> passed{0};
+  const Expected<Settings>& now = settings();
+  if (now && now->kill.point == point && ++passed == now->kill.pass) std::raise(SIGKILL);
+}
 
 void set_settings(const Settings& settings) {
   current() = settings;

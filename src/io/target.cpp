@@ -160,6 +160,27 @@ Status make_parents(const std::string& path) {
   return {};
 }
 
+Status put_text(const std::string& path, std::string_view text, bool durable) {
+  if (!settings()) return settings().error();
+  // A fixed name: what a killed run left is overwritten by the next one, never added to.
+  const std::string temporary = path + ".tmp";
+  const auto size = static_cast<Index>(text.size());
+  {
+    const Fd fd = open_fd(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
+    if (!fd.is_open()) return run_error(fmt::format("{}: cannot create: {}", temporary, describe_errno(errno)));
+    auto* bytes = reinterpret_cast<std::byte*>(const_cast<char*>(text.data()));
+    const Transfer moved = transfer(Direction::write, fd.get(), bytes, text.size(), 0);
+    if (moved.error != 0) return write_failure(temporary, size, static_cast<Index>(moved.done), moved.error);
+    if (durable && ::fsync(fd.get()) != 0) {
+      return run_error(fmt::format("{}: cannot sync: {}", temporary, describe_errno(errno)));
+    }
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return run_error(fmt::format("{}: cannot rename into place: {}", temporary, describe_errno(errno)));
+  }
+  return {};
+}
+
 }  // namespace
 
 Expected<std::unique_ptr<Target>> open_target(const std::string& path, Index size, Mode mode) {
@@ -177,24 +198,11 @@ Expected<std::unique_ptr<Target>> open_target(const std::string& path, Index siz
 }
 
 Status write_text(const std::string& path, std::string_view text) {
-  if (!settings()) return settings().error();
   RESHARD_CHECK(make_parents(path));
-  // A fixed name: what a killed run left is overwritten by the next one, never added to.
-  const std::string temporary = path + ".tmp";
-  const auto size = static_cast<Index>(text.size());
-  {
-    const Fd fd = open_fd(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
-    if (!fd.is_open()) return run_error(fmt::format("{}: cannot create: {}", temporary, describe_errno(errno)));
-    auto* bytes = reinterpret_cast<std::byte*>(const_cast<char*>(text.data()));
-    const Transfer moved = transfer(Direction::write, fd.get(), bytes, text.size(), 0);
-    if (moved.error != 0) return write_failure(temporary, size, static_cast<Index>(moved.done), moved.error);
-    if (::fsync(fd.get()) != 0) return run_error(fmt::format("{}: cannot sync: {}", temporary, describe_errno(errno)));
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    return run_error(fmt::format("{}: cannot rename into place: {}", temporary, describe_errno(errno)));
-  }
-  return {};
+  return put_text(path, text, true);
 }
+
+Status replace_text(const std::string& path, std::string_view text) { return put_text(path, text, false); }
 
 Status sync_folder(const std::string& path) {
   const Fd fd = open_fd(path, O_RDONLY | O_DIRECTORY);

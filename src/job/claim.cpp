@@ -3,22 +3,25 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <string_view>
+#include <thread>
+#include <vector>
 
 #include "reshard/io/file.h"
+#include "reshard/io/settings.h"
 
 namespace reshard::job {
 namespace {
@@ -29,6 +32,8 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kOwner = "owner";
 constexpr const char* kCommit = "commit";  // in the claim: the partial output is complete and may become DST
 constexpr std::string_view kPlain = "rename\n", kReplaces = "replace\n";  // what it says
+
+constexpr std::chrono::seconds kLockPatience{60};
 
 std::string old_path(const std::string& target) { return target + ".old"; }
 
@@ -42,54 +47,17 @@ bool exists(const std::string& path) {
   return fs::exists(fs::symlink_status(path, ignored));
 }
 
-std::string host_name() {
-  char name[256] = "";
-  ::gethostname(name, sizeof(name) - 1);
-  return name;
-}
+double now_s() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
-// What the system says about a process.
-struct Process {
-  bool ended = false;  // only its parent has not noticed yet
-  std::string start;   // ticks since boot: tells it apart from a later process of the same number
-};
-
-// Nothing if there is no such process, or none that this user may look at.
-std::optional<Process> look_at_process(long pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::stringstream text;
-  text << file.rdbuf();
-  // The second field is a name in parentheses that may hold anything; the third is the state, the 22nd the start.
-  const std::string stat = text.str();
-  const std::size_t close = stat.rfind(')');
-  if (close == std::string::npos) return std::nullopt;
-  std::istringstream fields(stat.substr(close + 1));
-  std::string state, field;
-  fields >> state;
-  for (int i = 4; i <= 22; ++i) fields >> field;
-  return Process{state == "Z" || state == "X", field};
-}
-
+// Whose claim it is, and for what.
 struct Owner {
-  std::string host, start, job, plan;
-  long pid = 0;
-  bool operator==(const Owner&) const = default;
-
-  std::string describe() const {
-    return fmt::format("process {} on {}{}", pid, host, job.empty() ? "" : ", job " + job);
-  }
-  // On another host nobody can tell.
-  bool is_dead() const {
-    if (host != host_name()) return false;
-    if (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
-    const std::optional<Process> now = look_at_process(pid);
-    return now && (now->ended || now->start != start);
-  }
+  Runner runner;
+  std::string plan, sources;
 };
 
 std::string to_text(const Owner& owner) {
-  return Json{
-             {"host", owner.host}, {"pid", owner.pid}, {"start", owner.start}, {"job", owner.job}, {"plan", owner.plan}}
+  return Json{{"host", owner.runner.host}, {"pid", owner.runner.pid}, {"start", owner.runner.start},
+              {"job", owner.runner.job},   {"plan", owner.plan},      {"sources", owner.sources}}
              .dump(1) +
          "\n";
 }
@@ -102,7 +70,35 @@ std::optional<Owner> read_owner(const std::string& journal) {
     return json.is_object() && json.contains(name) && json[name].is_string() ? json[name].get<std::string>() : "";
   };
   if (!json.is_object() || !json.contains("pid") || !json["pid"].is_number_integer()) return std::nullopt;
-  return Owner{field("host"), field("start"), field("job"), field("plan"), json["pid"].get<long>()};
+  return Owner{{field("host"), json["pid"].get<long>(), field("start"), field("job")}, field("plan"), field("sources")};
+}
+
+enum class Life { ended, lives, unknown };
+
+Life life_of(const PartRecord& record) {
+  if (record.state != kRunning) return Life::ended;
+  if (!record.runner.is_here()) return Life::unknown;
+  return record.runner.is_gone() ? Life::ended : Life::lives;
+}
+
+// The first of some records whose runner lives. Those of other hosts are watched for a while: the living replace
+// theirs.
+std::optional<PartRecord> find_living(const std::string& journal, const std::vector<PartRecord>& records) {
+  std::vector<const PartRecord*> unknown;
+  for (const PartRecord& record : records) {
+    const Life life = life_of(record);
+    if (life == Life::lives) return record;
+    if (life == Life::unknown) unknown.push_back(&record);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(kSilence_s);
+  while (!unknown.empty() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    for (const PartRecord* then : unknown) {
+      const auto now = PartRecord::read(journal + "/" + PartRecord::file_name(then->part, then->parts));
+      if (now && now->state == kRunning && now->time != then->time) return now;
+    }
+  }
+  return std::nullopt;
 }
 
 Status rename_path(const std::string& src, const std::string& dst) {
@@ -116,20 +112,33 @@ Status remove_path(const std::string& path) {
   return error ? Status(run_error(fmt::format("{}: cannot be removed: {}", path, error.message()))) : Status();
 }
 
+// A name beside `path` that no other process uses.
+std::string private_path(const std::string& path) {
+  return fmt::format("{}.{}.{}", path, Runner::self("").host, ::getpid());
+}
+
 // The claim goes in one step; what is left after a crash has no meaning.
 Status drop_journal(const std::string& target) {
-  const std::string journal = Claim::journal_path(target);
-  const std::string going = fmt::format("{}.{}.{}", journal, host_name(), ::getpid());
+  const std::string journal = Claim::journal_path(target), going = private_path(journal);
   RESHARD_CHECK(remove_path(going));
   RESHARD_CHECK(rename_path(journal, going));
-  return remove_path(going);
+  io::pass("drop");
+  // A part that came late may be putting its record there.
+  Status removed = remove_path(going);
+  return removed ? std::move(removed) : remove_path(going);
 }
 
 /// An exclusive lock on a file. Where the file system has none, it counts as held: the claim's rename still decides.
 class Lock {
  public:
-  explicit Lock(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    held_ = fd_ >= 0 && (::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK);
+  explicit Lock(const std::string& path, std::chrono::seconds patience = {})
+      : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (fd_ >= 0) {
+      held_ = ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+      if (held_ || std::chrono::steady_clock::now() >= deadline) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
   }
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
@@ -140,7 +149,7 @@ class Lock {
 
  private:
   int fd_;
-  bool held_;
+  bool held_ = false;
 };
 
 bool is_mount_point(const std::string& path) {
@@ -190,49 +199,94 @@ Status check_target(const Claim::Request& request) {
   return {};
 }
 
-// From the mark on, the partial output is DST: whoever finds the mark goes on where the last one stopped.
+// From the mark on, the partial output is DST: whoever finds the mark goes on where the last one stopped. One process
+// at a time.
 Status finish_commit(const std::string& target) {
   const std::string partial = Claim::partial_path(target), old = old_path(target);
   RESHARD_TRY(const std::string mark, io::read_text(Claim::journal_path(target) + "/" + kCommit, 64 * kKiB));
   const bool replaces = mark == kReplaces;
   if (exists(partial)) {
     if (replaces && exists(target)) RESHARD_CHECK(rename_path(target, old));
+    io::pass("replace");
     RESHARD_CHECK(rename_path(partial, target));
   }
+  io::pass("rename");
   RESHARD_CHECK(io::sync_folder(parent_of(target)));
   if (replaces) RESHARD_CHECK(remove_path(old));
   return drop_journal(target);
 }
 
-Error held_by(const std::string& target, const Owner& owner) {
+Error held_by(const std::string& target, const PartRecord& record) {
   const std::string journal = Claim::journal_path(target);
-  return usage_error(fmt::format("{}: is being written by {}; if that is no longer running, remove {} and {}", target,
-                                 owner.describe(), journal, Claim::partial_path(target)));
+  const std::string part = record.parts > 1 ? fmt::format("part {}/{} ", record.part + 1, record.parts) : "";
+  return usage_error(fmt::format(
+      "{}: {}is being written by {}; if that is no longer running, {}", target, part, record.runner.describe(),
+      record.parts > 1 ? fmt::format("run it again in {:.0f} seconds", kSilence_s)
+                       : fmt::format("say --resume, or remove {} and {}", journal, Claim::partial_path(target))));
 }
 
-// The owner of a claim, if it is dead. Errors (usage): it lives, or this is no claim.
-Expected<Owner> dead_owner(const std::string& target) {
+Expected<Owner> claimed_by(const std::string& target) {
   const std::string journal = Claim::journal_path(target);
-  std::optional<Owner> owner = read_owner(journal);
-  if (!owner) {
-    return usage_error(fmt::format("{}: is in the way, and not the claim of a job; remove or rename it", journal));
+  if (auto owner = read_owner(journal)) return *std::move(owner);
+  return usage_error(fmt::format("{}: is in the way, and not the claim of a job; remove or rename it", journal));
+}
+
+// Errors (usage): this is no claim, or one of its runners lives, or may live on another host.
+Status check_abandoned(const std::string& target) {
+  RESHARD_CHECK(claimed_by(target));
+  for (const PartRecord& record : PartRecord::read_all(Claim::journal_path(target))) {
+    if (life_of(record) != Life::ended) return held_by(target, record);
   }
-  if (!owner->is_dead()) return held_by(target, *owner);
-  return *std::move(owner);
+  return {};
 }
 
-// Ends what a dead owner left: a commit that it began, else its claim and its partial output.
+// Ends what dead runners left: a commit that was begun, else the claim and the partial output.
 Status clear_claim(const std::string& target) {
   const std::string journal = Claim::journal_path(target);
-  RESHARD_TRY(const Owner owner, dead_owner(target));
+  RESHARD_CHECK(check_abandoned(target));
   // Two jobs may find it at once.
   const Lock lock(journal + "/" + kOwner);
-  if (!lock.held() || read_owner(journal) != owner) {
-    return usage_error(fmt::format("{}: another job is clearing up what {} left; run again", target, owner.describe()));
-  }
+  if (!lock.held())
+    return usage_error(fmt::format("{}: another job is clearing up what is left there; run again", target));
+  RESHARD_CHECK(check_abandoned(target));
   if (exists(journal + "/" + kCommit)) return finish_commit(target);
   RESHARD_CHECK(remove_path(Claim::partial_path(target)));
   return drop_journal(target);
+}
+
+std::string tickets_path(const std::string& journal, int parts) {
+  return fmt::format("{}/tickets-{:05}", journal, parts);
+}
+std::string ticket_path(const std::string& tickets, int number) { return fmt::format("{}/{:05}", tickets, number); }
+std::string taken_path(const std::string& tickets, int number, int part) {
+  return fmt::format("{}/taken.{:05}.{:05}", tickets, number, part + 1);
+}
+
+// A folder with a ticket for each part; whole, or not there.
+Status make_tickets(const std::string& journal, int parts) {
+  const std::string tickets = tickets_path(journal, parts);
+  if (exists(tickets)) return {};
+  const std::string built = private_path(tickets);
+  RESHARD_CHECK(remove_path(built));
+  std::error_code error;
+  fs::create_directory(built, error);
+  if (error) return run_error(fmt::format("{}: cannot be created: {}", built, error.message()));
+  for (int i = 0; i < parts; ++i) {
+    if (!std::ofstream(ticket_path(built, i)))
+      return run_error(fmt::format("{}: cannot be created", ticket_path(built, i)));
+  }
+  if (::rename(built.c_str(), tickets.c_str()) == 0) return io::sync_folder(journal);
+  // Another part was faster.
+  static_cast<void>(remove_path(built));
+  return exists(tickets) ? Status() : Status(run_error(fmt::format("{}: cannot be created", tickets)));
+}
+
+// The ticket that a part holds.
+std::optional<int> held_ticket(const std::string& tickets, int parts, int part) {
+  for (int i = 0; i < parts; ++i) {
+    if (exists(taken_path(tickets, i, part))) return i;
+  }
+  return std::nullopt;
 }
 
 // May DST be claimed, where no claim is?
@@ -241,6 +295,24 @@ Status check_unclaimed(const Claim::Request& request) {
   const std::string partial = Claim::partial_path(request.target);
   if (!exists(partial)) return {};
   return usage_error(fmt::format("{}: is in the way, and no job's; remove or rename it", partial));
+}
+
+// May this request join the claim that is there?
+Status check_joinable(const Claim::Request& request) {
+  const std::string journal = Claim::journal_path(request.target);
+  RESHARD_TRY(const Owner owner, claimed_by(request.target));
+  const std::string advice =
+      fmt::format("; give the same source and options as then, or remove {} and {} to start afresh", journal,
+                  Claim::partial_path(request.target));
+  if (owner.plan != request.plan_hash) {
+    return usage_error(fmt::format("{}: is work on another conversion: its plan is {}, this one's {}{}", journal,
+                                   owner.plan, request.plan_hash, advice));
+  }
+  if (owner.sources != request.sources) {
+    return usage_error(
+        fmt::format("{}: was begun from other source files: a size or a time differs{}", journal, advice));
+  }
+  return {};
 }
 
 Expected<Claim::Request> with_plain_target(Claim::Request request) {
@@ -264,71 +336,171 @@ Error cannot_create(const std::string& path, int error) {
 std::string Claim::partial_path(const std::string& target) { return target + ".partial"; }
 std::string Claim::journal_path(const std::string& target) { return target + ".journal"; }
 
-Claim::Claim(const std::string& target, bool overwrite)
-    : target_(target), partial_(partial_path(target)), journal_(journal_path(target)), overwrite_(overwrite) {}
+Claim::Claim(const Request& request)
+    : request_(request),
+      partial_(partial_path(request.target)),
+      journal_(journal_path(request.target)),
+      me_(Runner::self(request.job_id)) {}
 
 Status Claim::check(const Request& asked) {
   RESHARD_TRY(const Request request, with_plain_target(asked));
   const std::string& target = request.target;
-  if (!exists(journal_path(target))) return check_unclaimed(request);
-  RESHARD_CHECK(dead_owner(target));
+  if (!exists(journal_path(target))) {
+    if (request.joins() && request.is_done && request.is_done()) return {};
+    return check_unclaimed(request);
+  }
+  if (request.joins()) return check_joinable(request);
+  RESHARD_CHECK(check_abandoned(target));
   // Its commit would be finished first, and DST be there.
   if (exists(journal_path(target) + "/" + kCommit) && !request.overwrite) return exists_error(target);
   return check_target(request);
 }
 
-Expected<Claim> Claim::make(const Request& asked) {
+Expected<std::optional<Claim>> Claim::make(const Request& asked) {
   RESHARD_TRY(const Request request, with_plain_target(asked));
-  const std::string& target = request.target;
-  Claim claim(target, request.overwrite);
-  if (exists(claim.journal_)) RESHARD_CHECK(clear_claim(target));
-  RESHARD_CHECK(check_unclaimed(request));
+  Claim claim(request);
+  // The journal may come, by a part that is as early as this one, or go, by the last one.
+  constexpr int kAttempts = 3;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (exists(claim.journal_)) {
+      if (!request.joins()) {
+        RESHARD_CHECK(clear_claim(request.target));
+        continue;
+      }
+      RESHARD_TRY(const Joined joined, claim.join());
+      if (joined == Joined::yes) return std::optional(std::move(claim));
+      if (joined == Joined::complete) return std::optional<Claim>();
+      continue;
+    }
+    if (request.joins() && request.is_done && request.is_done()) return std::optional<Claim>();
+    RESHARD_CHECK(check_unclaimed(request));
+    RESHARD_TRY(const bool made, claim.build());
+    if (made) return std::optional(std::move(claim));
+    if (!request.joins()) {
+      const auto records = PartRecord::read_all(claim.journal_);
+      if (!records.empty()) return held_by(request.target, records.front());
+      return cannot_create(claim.journal_, EEXIST);
+    }
+  }
+  return run_error(fmt::format("{}: other jobs make and remove it all the time; run again", claim.journal_));
+}
 
-  const std::string start = look_at_process(::getpid()).value_or(Process{}).start;
-  const Owner me{host_name(), start, request.job_id, request.plan_hash, ::getpid()};
-  const std::string built = fmt::format("{}.{}.{}", claim.journal_, me.host, me.pid);
+PartRecord Claim::record(const std::string& state, const Json& details) const {
+  return {request_.part, request_.parts, me_, state, now_s(), details};
+}
+
+Expected<bool> Claim::build() {
+  const std::string built = private_path(journal_);
   RESHARD_CHECK(remove_path(built));
   if (::mkdir(built.c_str(), 0777) != 0) return cannot_create(built, errno);
-  Status written = io::write_text(built + "/" + kOwner, to_text(me));
-  const bool claimed = written && ::rename(built.c_str(), claim.journal_.c_str()) == 0;
+  const Status written = [&]() -> Status {
+    RESHARD_CHECK(io::write_text(built + "/" + kOwner, to_text({me_, request_.plan_hash, request_.sources})));
+    RESHARD_CHECK(make_tickets(built, request_.parts));
+    return record(kRunning, Json::object()).write(built);
+  }();
+  const bool claimed = written && ::rename(built.c_str(), journal_.c_str()) == 0;
   const int error = errno;
   if (!claimed) {
     static_cast<void>(remove_path(built));
-    RESHARD_CHECK(std::move(written));
-    if (const auto owner = read_owner(claim.journal_)) return held_by(target, *owner);
-    return cannot_create(claim.journal_, error);
+    RESHARD_CHECK(Status(written));
+    if (error == EEXIST || error == ENOTEMPTY) return false;
+    return cannot_create(journal_, error);
   }
-  if (!request.one_file && ::mkdir(claim.partial_.c_str(), 0777) != 0) {
+  io::pass("claim");
+  if (!request_.one_file && ::mkdir(partial_.c_str(), 0777) != 0 && !(request_.joins() && errno == EEXIST)) {
     const int failure = errno;
-    static_cast<void>(drop_journal(target));
-    return cannot_create(claim.partial_, failure);
+    static_cast<void>(drop_journal(request_.target));
+    return cannot_create(partial_, failure);
   }
-  return claim;
+  return true;
+}
+
+Expected<Claim::Joined> Claim::join() {
+  const std::string& target = request_.target;
+  RESHARD_CHECK(check_joinable(request_));
+  const bool committing = exists(journal_ + "/" + kCommit);
+  // Whoever writes the same spans as this part, or finishes the output.
+  const auto rivals = [&] {
+    std::vector<PartRecord> records = PartRecord::read_all(journal_);
+    std::erase_if(records, [&](const PartRecord& other) {
+      return !committing && other.parts == request_.parts && other.part != request_.part;
+    });
+    return records;
+  };
+  const std::vector<PartRecord> before = rivals();
+  if (const auto rival = find_living(journal_, before)) {
+    return committing ? Expected(Joined::complete) : held_by(target, *rival);
+  }
+  // Of several that come to that conclusion one goes on.
+  const Lock lock(journal_ + "/" + kOwner, kLockPatience);
+  if (!lock.held()) return usage_error(fmt::format("{}: other parts are starting; run again", target));
+  for (const PartRecord& other : rivals()) {
+    if (std::find(before.begin(), before.end(), other) == before.end()) return held_by(target, other);
+  }
+  // The output is complete: whoever was at it is gone.
+  if (committing) {
+    RESHARD_CHECK(finish_commit(target));
+    return Joined::complete;
+  }
+  if (!exists(journal_)) return Joined::gone;
+  RESHARD_CHECK(make_tickets(journal_, request_.parts));
+  RESHARD_CHECK(record(kRunning, Json::object()).write(journal_));
+  if (!request_.one_file && ::mkdir(partial_.c_str(), 0777) != 0 && errno != EEXIST) {
+    return cannot_create(partial_, errno);
+  }
+  resumed_ = true;
+  return Joined::yes;
+}
+
+std::string Claim::journal_name() const {
+  return fmt::format("part-{:05}-of-{:05}.{}.{}.{}", request_.part + 1, request_.parts, me_.host, me_.pid, me_.start);
+}
+
+Status Claim::tell(const std::string& state, const Json& details) { return record(state, details).write(journal_); }
+
+Expected<bool> Claim::take_ticket() {
+  const std::string tickets = tickets_path(journal_, request_.parts);
+  const int last = request_.parts - 1;
+  if (const auto held = held_ticket(tickets, request_.parts, request_.part)) return *held == last;
+  for (int i = 0; i < request_.parts; ++i) {
+    if (::rename(ticket_path(tickets, i).c_str(), taken_path(tickets, i, request_.part).c_str()) == 0) {
+      RESHARD_CHECK(io::sync_folder(tickets));
+      io::pass("ticket");
+      return i == last;
+    }
+    if (errno != ENOENT) {
+      return run_error(fmt::format("{}: cannot be renamed: {}", ticket_path(tickets, i), std::strerror(errno)));
+    }
+  }
+  return run_error(
+      fmt::format("{}: holds no ticket for part {}/{}; was it changed?", tickets, request_.part + 1, request_.parts));
 }
 
 Status Claim::commit() {
+  const std::string& target = request_.target;
   std::error_code ignored;
   const bool folder = fs::is_directory(partial_, ignored);
   // An empty folder gives way to a folder, a file to a file: one rename does it all.
-  const bool gives_way = !exists(target_) ||
-                         (folder && fs::is_directory(target_, ignored) && fs::is_empty(target_, ignored)) ||
-                         (!folder && fs::is_regular_file(target_, ignored));
-  if (exists(target_) && !(folder && gives_way) && !overwrite_) {
-    return run_error(fmt::format("{}: appeared while this job ran; the output is complete in {}", target_, partial_));
+  const bool gives_way = !exists(target) ||
+                         (folder && fs::is_directory(target, ignored) && fs::is_empty(target, ignored)) ||
+                         (!folder && fs::is_regular_file(target, ignored));
+  if (exists(target) && !(folder && gives_way) && !request_.overwrite) {
+    return run_error(fmt::format("{}: appeared while this job ran; the output is complete in {}", target, partial_));
   }
-  if (!gives_way && exists(old_path(target_))) {
+  if (!gives_way && exists(old_path(target))) {
     return run_error(fmt::format("{}: appeared while this job ran, in the way of {}; the output is complete in {}",
-                                 old_path(target_), target_, partial_));
+                                 old_path(target), target, partial_));
   }
   RESHARD_CHECK(io::write_text(journal_ + "/" + kCommit, gives_way ? kPlain : kReplaces));
   RESHARD_CHECK(io::sync_folder(journal_));
-  return finish_commit(target_);
+  io::pass("mark");
+  return finish_commit(target);
 }
 
 void Claim::discard() {
   // What cannot be removed is no output, and the next run says what is in its way.
   static_cast<void>(remove_path(partial_));
-  static_cast<void>(drop_journal(target_));
+  static_cast<void>(drop_journal(request_.target));
 }
 
 }  // namespace reshard::job

@@ -15,6 +15,8 @@
 #include <optional>
 #include <utility>
 
+#include "reshard/io/settings.h"
+
 namespace reshard::job {
 namespace {
 
@@ -73,13 +75,19 @@ Expected<Journal> Journal::create(const std::string& folder, const std::string& 
   if (fd < 0) return run_error(fmt::format("{}: cannot create the journal: {}", path, std::strerror(errno)));
   Journal journal(fd, path);
   RESHARD_CHECK(journal.write(frame(header(plan_hash))));
+  RESHARD_CHECK(journal.sync());
   return journal;
 }
 
 Status Journal::append(const std::vector<SpanRecord>& records) {
   std::string text;
   for (const SpanRecord& record : records) text += frame(to_text(record));
-  return write(text);
+  // A line cut in two is what a crash may leave.
+  const std::size_t half = text.size() / 2;
+  RESHARD_CHECK(write(text.substr(0, half)));
+  io::pass("journal");
+  RESHARD_CHECK(write(text.substr(half)));
+  return sync();
 }
 
 Status Journal::write(const std::string& text) {
@@ -90,10 +98,12 @@ Status Journal::write(const std::string& text) {
     if (n < 0) return run_error(fmt::format("{}: cannot write the journal: {}", path_, std::strerror(errno)));
     done += static_cast<std::size_t>(n);
   }
-  if (::fdatasync(fd_) != 0) {
-    return run_error(fmt::format("{}: cannot sync the journal: {}", path_, std::strerror(errno)));
-  }
   return {};
+}
+
+Status Journal::sync() {
+  if (::fdatasync(fd_) == 0) return {};
+  return run_error(fmt::format("{}: cannot sync the journal: {}", path_, std::strerror(errno)));
 }
 
 Expected<std::vector<SpanRecord>> Journal::read_all(const std::string& folder, const std::string& plan_hash) {

@@ -17,7 +17,33 @@ namespace {
 
 constexpr double kReadOnce = 1.01;
 
+constexpr std::int32_t kNobody = -1;
+
 using Rounds = std::vector<CutRound>;
+
+/// Who of `count` gets what has its middle at byte `middle` of `all`.
+std::int32_t share(Index middle, Index all, int count) {
+  const auto number = static_cast<std::int32_t>(static_cast<__int128>(middle) * count / std::max<Index>(all, 1));
+  return std::min(number, static_cast<std::int32_t>(count - 1));
+}
+
+/// Where the source arrays lie that any op reads.
+std::vector<Range> used_arrays(const Inputs& inputs) {
+  std::vector<Range> all;
+  for (const Transfer& transfer : inputs.transfers) {
+    std::vector<bool> used(transfer.src->arrays().size(), false);
+    for (const Operation& op : inputs.operations.all()) {
+      if (&inputs.transfers[op.transfer] == &transfer) used[op.src_array] = true;
+    }
+    for (std::uint32_t a = 0; a < used.size(); ++a) {
+      if (!used[a]) continue;
+      const layout::Array& array = transfer.src->arrays()[a];
+      const Place& place = transfer.src_places[a];
+      all.push_back({place.file, place.offset, place.offset + transfer.src->reach(array) * bytes_of(array.dtype)});
+    }
+  }
+  return all;
+}
 
 }  // namespace
 
@@ -34,8 +60,8 @@ struct Plan::State {
   Index target_bytes = 0, source_bytes = 0;
 
   std::vector<Index> span_base;           // first span of each target file, and the total
-  std::vector<std::int32_t> span_owner;   // rank of each span
-  std::vector<Batch> groups;              // in target order
+  std::vector<std::int32_t> span_owner;   // rank of each span, or kNobody
+  std::vector<Batch> groups;              // of this plan's spans, in target order
   std::vector<std::int32_t> group_owner;  // direct: the rank; exchange: that of the first span
 
   // The attempt that fits the budget.
@@ -46,14 +72,16 @@ struct Plan::State {
   std::array<Index, 4> slots = {};
 
   void make_groups();
+  bool is_done(const Range& span) const;
+  std::size_t span_number(const Range& range) const {
+    return static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span);
+  }
   void deal(Route how);
   Rounds rounds_of(int rank) const;
   void build(Index bytes, bool by_force);
   Index slot_sum() const { return std::accumulate(slots.begin(), slots.end(), Index{0}); }
   Index plan_bytes() const;
-  int owner_of(const Range& range) const {
-    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span)];
-  }
+  int owner_of(const Range& range) const { return span_owner[span_number(range)]; }
   Round round(int rank, std::size_t number) const {
     const bool exchange = route == Route::exchange;
     const Rounds& all = rounds[exchange ? 0 : static_cast<std::size_t>(rank)];
@@ -74,41 +102,63 @@ void Plan::State::make_groups() {
     for (Index begin = 0; begin < size; begin += inputs.sizes.span)
       spans.push_back(measure(inputs, {{f, begin, std::min(size, begin + inputs.sizes.span)}}));
     span_base.push_back(static_cast<Index>(spans.size()));
-    target_bytes += size;
   }
   groups = linked(inputs, std::move(spans));
+
+  Index all = 0, before = 0;
+  for (const Batch& group : groups) all += group.written;
+  std::vector<Batch> own;
+  for (Batch& group : groups) {
+    const int part = share(before + group.written / 2, all, options.parts);
+    before += group.written;
+    if (part != options.part) continue;
+    std::vector<Range> left;
+    for (const Range& span : group.targets) {
+      if (!is_done(span)) left.push_back(span);
+    }
+    if (left.empty()) continue;
+    own.push_back(left.size() == group.targets.size() ? std::move(group) : measure(inputs, std::move(left)));
+  }
+  groups = std::move(own);
+  for (const Batch& group : groups) target_bytes += group.written;
+  std::vector<Range> sources = target_bytes == all ? used_arrays(inputs) : std::vector<Range>();
+  if (target_bytes < all) {
+    for (const Batch& group : groups) {
+      sources.insert(sources.end(), group.needed.ranges().begin(), group.needed.ranges().end());
+    }
+  }
+  merge_ranges(sources, 0);
+  for (const Range& range : sources) source_bytes += range.size();
+}
+
+bool Plan::State::is_done(const Range& span) const {
+  if (options.done.empty()) return false;
+  return options.done[span.file][static_cast<std::size_t>(span.begin / inputs.sizes.span)];
 }
 
 void Plan::State::deal(Route how) {
   route = how;
-  span_owner.assign(static_cast<std::size_t>(span_base.back()), 0);
+  span_owner.assign(static_cast<std::size_t>(span_base.back()), kNobody);
   group_owner.assign(groups.size(), 0);
-  const auto rank_at = [&](Index middle) {
-    const auto rank =
-        static_cast<std::int32_t>(static_cast<__int128>(middle) * options.ranks / std::max<Index>(target_bytes, 1));
-    return std::min(rank, static_cast<std::int32_t>(options.ranks - 1));
-  };
-  const auto span_of = [&](const Range& range) -> std::int32_t& {
-    return span_owner[static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span)];
-  };
   Index before = 0;
   if (how == Route::exchange) {
     // Whole files, or long runs of them, in target order.
-    for (std::uint32_t f = 0; f < inputs.targets.size(); ++f) {
-      for (Index begin = 0; begin < inputs.targets[f].size; begin += inputs.sizes.span) {
-        const Index size = std::min(inputs.sizes.span, inputs.targets[f].size - begin);
-        span_of({f, begin, begin + size}) = rank_at(before + size / 2);
-        before += size;
-      }
+    std::vector<Range> spans;
+    for (const Batch& group : groups) spans.insert(spans.end(), group.targets.begin(), group.targets.end());
+    std::sort(spans.begin(), spans.end(),
+              [&](const Range& a, const Range& b) { return span_number(a) < span_number(b); });
+    for (const Range& span : spans) {
+      span_owner[span_number(span)] = share(before + span.size() / 2, target_bytes, options.ranks);
+      before += span.size();
     }
-    for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = span_of(groups[g].targets.front());
+    for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = owner_of(groups[g].targets.front());
     return;
   }
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const Index size = groups[g].written;
-    group_owner[g] = rank_at(before + size / 2);
+    group_owner[g] = share(before + size / 2, target_bytes, options.ranks);
     before += size;
-    for (const Range& span : groups[g].targets) span_of(span) = group_owner[g];
+    for (const Range& span : groups[g].targets) span_owner[span_number(span)] = group_owner[g];
   }
 }
 
@@ -226,7 +276,7 @@ Status Plan::State::fit() {
 }
 
 Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFile> targets, const Options& options) {
-  assert(options.ranks >= 1);
+  assert(options.ranks >= 1 && options.part >= 0 && options.part < options.parts);
   auto state = std::make_unique<State>();
   state->options = options;
   Inputs& inputs = state->inputs;
@@ -248,24 +298,6 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
             layout.name(layout.arrays()[stored.array]), stored.begin, inputs.targets[f].size));
       }
     }
-  }
-  {
-    std::vector<Range> all;
-    for (const Transfer& transfer : inputs.transfers) {
-      std::vector<bool> used(transfer.src->arrays().size(), false);
-      for (const Operation& op : inputs.operations.all()) {
-        if (&inputs.transfers[op.transfer] == &transfer) used[op.src_array] = true;
-      }
-      for (std::uint32_t a = 0; a < used.size(); ++a) {
-        if (!used[a]) continue;
-        const layout::Array& array = transfer.src->arrays()[a];
-        const Index bytes = transfer.src->reach(array) * bytes_of(array.dtype);
-        all.push_back(
-            {transfer.src_places[a].file, transfer.src_places[a].offset, transfer.src_places[a].offset + bytes});
-      }
-    }
-    merge_ranges(all, 0);
-    for (const Range& range : all) state->source_bytes += range.size();
   }
   state->make_groups();
 
@@ -366,7 +398,6 @@ Index Plan::read_once_budget() const {
   State trial;
   trial.inputs = state_->inputs;
   trial.options = state_->options;
-  trial.source_bytes = state_->source_bytes;
   trial.make_groups();
   trial.deal(state_->route);
   Index smallest = 0;

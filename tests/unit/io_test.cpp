@@ -361,11 +361,11 @@ TEST_F(IoTest, ThrottlesEachWay) {
 }
 
 TEST(IoSettings, ParsesTheEnvironment) {
-  auto none = parse_settings("", "", "", 1);
+  auto none = parse_settings("", "", "", "", 1);
   ASSERT_TRUE(none);
   EXPECT_EQ(none->io, Settings::Io::automatic);
   EXPECT_EQ(none->fault.kind, Kind::none);
-  auto all = parse_settings("direct", "200MB,1GiB", "write:ENOSPC@5MB", 4);
+  auto all = parse_settings("direct", "200MB,1GiB", "write:ENOSPC@5MB", "synced@2", 4);
   ASSERT_TRUE(all);
   EXPECT_EQ(all->io, Settings::Io::direct);
   EXPECT_EQ(all->read_bytes_per_s, 50'000'000);
@@ -374,13 +374,13 @@ TEST(IoSettings, ParsesTheEnvironment) {
   EXPECT_EQ(all->fault.error, ENOSPC);
   EXPECT_TRUE(all->fault.on_write);
   EXPECT_EQ(all->fault.after_bytes, 5'000'000);
-  EXPECT_EQ(parse_settings("", "0,1", "", 4)->read_bytes_per_s, 0);
-  EXPECT_EQ(parse_settings("", "0,1", "", 4)->write_bytes_per_s, 1);
-  for (const char* io : {"Direct", "mmap"}) EXPECT_FALSE(parse_settings(io, "", "", 1)) << io;
+  EXPECT_EQ(parse_settings("", "0,1", "", "", 4)->read_bytes_per_s, 0);
+  EXPECT_EQ(parse_settings("", "0,1", "", "", 4)->write_bytes_per_s, 1);
+  for (const char* io : {"Direct", "mmap"}) EXPECT_FALSE(parse_settings(io, "", "", "", 1)) << io;
   for (const char* throttle : {"200MB", "a,b", "1,2,3", ",1", "-1,2"})
-    EXPECT_FALSE(parse_settings("", throttle, "", 1)) << throttle;
+    EXPECT_FALSE(parse_settings("", throttle, "", "", 1)) << throttle;
   for (const char* fault : {"read", "read:EIO", "EIO@1", "move:EIO@1", "read:EFOO@1", "read:EIO@x", "@read:EIO"}) {
-    auto bad = parse_settings("", "", fault, 1);
+    auto bad = parse_settings("", "", fault, "", 1);
     ASSERT_FALSE(bad) << fault;
     EXPECT_EQ(bad.error().code, Code::usage);
     EXPECT_NE(bad.error().message.find("RESHARD_IO_FAULT"), std::string::npos);

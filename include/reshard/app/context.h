@@ -29,6 +29,8 @@ struct Context {
   std::function<void(const std::string&)> note;
   std::function<void(const std::string&)> warning;
   std::function<void(const Moment&)> progress;
+  /// Asked on every rank while streaming: why to stop ("interrupted by SIGTERM"), or an empty text.
+  std::function<std::string()> interruption;
 
   void tell(const std::function<void(const std::string&)>& listener, const std::string& text) const {
     if (comm.rank() == 0 && listener) listener(text);

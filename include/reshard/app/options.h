@@ -38,6 +38,8 @@ struct Options {
   Index memory_budget = kGiB;
   plan::Route route = plan::Route::automatic;
   bool overwrite = false;
+  bool resume = false;
+  int parts = 1, part = 0;  ///< --part I/N: 0 <= part < parts
   bool dry_run = false;
   std::string config_dir;
 

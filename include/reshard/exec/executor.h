@@ -47,6 +47,8 @@ struct Options {
   Index io_block_bytes = 8 * kMiB;  ///< longest read of one call
   /// How long ranks wait for each other's answer, and after a failure for what is under way, before one ends the job.
   double agreement_timeout_s = 30;
+  /// Asked all the time on every rank: why to stop before the end, or an empty text. May be empty.
+  std::function<std::string()> interruption;
   /// Called about ten times a second on rank 0 with the sum over ranks. May be empty.
   std::function<void(const Progress& all_ranks, double elapsed_s)> progress;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "reshard/exec/executor.h"
+#include "reshard/job/journal.h"
 
 namespace reshard::exec {
 
@@ -18,24 +19,6 @@ class NullSink : public Sink {
     return {};
   }
   Status finish() override { return {}; }
-};
-
-/// A span of a target file whose bytes are durable, and what its values added to the digests of their lines.
-struct DurableSpan {
-  struct LineDigest {
-    std::int64_t line;
-    std::uint64_t digest;
-  };
-  /// What the span holds of an extent whose CRC-32 is wanted.
-  struct ExtentCrc {
-    Index extent;  ///< of File::checked
-    Index length;  ///< bytes
-    std::uint32_t crc;
-  };
-  std::uint32_t file = 0;
-  Index span = 0;
-  std::vector<LineDigest> lines;  ///< by line
-  std::vector<ExtentCrc> crcs;    ///< rising
 };
 
 /// Writes what rounds produce into the files of the target, from any number of threads; keeps a bounded number of them
@@ -58,9 +41,9 @@ class FileSink : public Sink {
     Index span_bytes = 16 * kMiB;
     /// Bytes of finished spans that a crash may cost. Writers wait for the store where they come near it.
     Index most_undurable_bytes = 256 * kMiB;
-    /// Told of spans in batches, once their bytes are synced; one call at a time. May be empty: then nothing is synced
+    /// Told of spans (their digests and the CRCs of what they hold of File::checked) in batches, once their bytes are synced; one call at a time. May be empty: then nothing is synced
     /// before a file is closed.
-    std::function<Status(const std::vector<DurableSpan>&)> durable;
+    std::function<Status(const std::vector<job::SpanRecord>&)> durable;
   };
 
   FileSink(std::vector<File> files, Options options);
@@ -71,6 +54,8 @@ class FileSink : public Sink {
                  std::span<const std::uint64_t> digests) override;
   /// Syncs every file. Errors (failed): as consume; a span that never got all its bytes. Local.
   Status finish() override;
+  /// Makes durable what spans are whole, after a stream that was broken off. Errors (failed): as consume. Local.
+  Status flush();
 
  private:
   struct State;

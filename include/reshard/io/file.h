@@ -78,6 +78,9 @@ Expected<std::unique_ptr<Target>> open_target(const std::string& path, Index siz
 Expected<std::string> read_text(const std::string& path, Index limit = 64 * kMiB);
 /// Writes `path`.tmp, fsyncs and renames it into place, making missing parent folders. Errors (failed). Local.
 Status write_text(const std::string& path, std::string_view text);
+/// The same without fsync and folders: for a text that is replaced all the time, and whose readers may find the old one
+/// or none after a power cut. Errors (failed). Local.
+Status replace_text(const std::string& path, std::string_view text);
 /// Makes renames and new files in the folder durable. Errors (failed). Local.
 Status sync_folder(const std::string& path);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "reshard/base/expected.h"
 #include "reshard/base/index.h"
@@ -19,6 +20,8 @@ namespace reshard::io {
 ///   further
 ///                        system call fails with WHAT: EIO ENOSPC EDQUOT; with EINTR every second call is interrupted;
 ///                        with SHORT each call moves at most 4096 bytes. Default: none. For tests.
+///   RESHARD_IO_KILL      POINT@N: the process kills itself when it passes the point of that name for the Nth time.
+///                        Default: none. For tests; the points are the calls of pass().
 struct Settings {
   enum class Io { automatic, direct, buffered };
   Io io = Io::automatic;
@@ -35,15 +38,24 @@ struct Settings {
     Index after_bytes = 0;
   };
   Fault fault;
+
+  struct Kill {
+    std::string point;  ///< empty: never
+    Index pass = 1;     ///< at which time
+  };
+  Kill kill;
 };
 
 /// Settings from the values of the variables ("": not set) and the number of local ranks. Errors (usage): naming the
 /// variable. Pure.
 Expected<Settings> parse_settings(const std::string& io, const std::string& throttle, const std::string& fault,
-                                  Index num_local_ranks);
+                                  const std::string& kill, Index num_local_ranks);
 
 /// What the environment says, read once. Every io function that opens a file returns its error. Local, thread-safe.
 const Expected<Settings>& settings();
+
+/// A point at which a test may have this process killed. Local, thread-safe.
+void pass(std::string_view point);
 
 /// Replaces the settings and resets throttle and byte counts. For tests; no transfer may be under way.
 void set_settings(const Settings& settings);

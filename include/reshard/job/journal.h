@@ -49,6 +49,7 @@ class Journal {
  private:
   Journal(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   Status write(const std::string& text);
+  Status sync();
 
   int fd_ = -1;
   std::string path_;

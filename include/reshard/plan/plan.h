@@ -51,6 +51,11 @@ struct Options {
   Index memory_budget = kGiB;  ///< bytes per rank, for tables, plan and slots
   Index table_bytes = 0;       ///< what directories and layouts hold already
   Route route = Route::automatic;
+  /// Of so many parts of the work, each planned without the others, this one. A part is whole groups of spans; which
+  /// ones depends on the two layouts and the number of parts alone.
+  int parts = 1, part = 0;
+  /// Spans that need not be made again, by target file; empty: none.
+  std::vector<std::vector<bool>> done = {};
   /// The second half of the target files repeats the first (two sources side by side): equal chunks go into one round.
   bool twins = false;
   Sizes sizes = {};
@@ -74,16 +79,16 @@ class Plan {
   /// What one rank will move, by spelling out its rounds: the executor's counters must equal it. Local, pure.
   Totals totals(int rank) const;
 
-  Index source_bytes() const;       ///< source bytes that the target needs, each once
-  Index target_bytes() const;       ///< bytes of all target files
+  Index source_bytes() const;       ///< source bytes that this plan's spans need, each once
+  Index target_bytes() const;       ///< bytes of this plan's spans: those of its part that are not done
   Index slot_memory_bytes() const;  ///< of one rank, at the depth chosen
   Index memory_bytes() const;       ///< of the plan itself
   /// Smallest budget with which each source byte is read once (amplification <= 1.01). Costs several plannings.
   Index read_once_budget() const;
-  /// Rank that writes a span.
+  /// Rank that writes a span; -1: none, it is done or another part's.
   int owner(std::uint32_t target_file, Index span) const;
 
-  /// Hash of the copy ops and target files: equal for every job size, budget and route.
+  /// Hash of the copy ops and target files: equal for every job size, part, budget and route.
   std::uint64_t hash() const;
   /// Hash of hash(), route, owners and rounds: what all ranks must agree on before the first read.
   std::uint64_t schedule_hash() const;

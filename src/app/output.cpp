@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "output.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+#include "extent_crcs.h"
+#include "reshard/base/hash.h"
+#include "reshard/base/text.h"
+#include "reshard/exec/file_sink.h"
+#include "reshard/io/json.h"
+#include "reshard/io/settings.h"
+
+namespace reshard::app {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+constexpr Index kCopyBlock = 4 * kMiB;
+constexpr double kRecordEvery_s = 2;
+constexpr Index kMostUndurable = 256 * kMiB;  // of a node: what it can make durable when it is told to stop
+
+/// Path of a file of the target below `root`; a one-file target is `root` itself.
+std::string path_below(const std::string& root, const std::string& relative) {
+  return relative.empty() ? root : root + "/" + relative;
+}
+
+Status copy_file(const std::string& src, const std::string& dst) {
+  RESHARD_TRY(const std::unique_ptr<io::Source> source, io::open_source(src, "", io::Follow::all, {}));
+  RESHARD_TRY(const std::unique_ptr<io::Target> target, io::open_target(dst, source->size(), {}));
+  std::vector<std::byte> block(static_cast<std::size_t>(std::min(kCopyBlock, source->size())));
+  for (Index at = 0; at < source->size(); at += kCopyBlock) {
+    const std::span<std::byte> part =
+        std::span(block).first(static_cast<std::size_t>(std::min(kCopyBlock, source->size() - at)));
+    RESHARD_CHECK(source->read_at(part, at));
+    RESHARD_CHECK(target->write_at(part, at));
+  }
+  return target->sync();
+}
+
+/// The record of a conversion without what only its end tells.
+Json description(const Context& context, const Conversion& conversion, const Options& options,
+                 std::uint64_t plan_hash) {
+  Json record = Json::parse(record_text(context, conversion, options, plan_hash, conversion.digests({})));
+  record.erase("digests");
+  return record;
+}
+
+/// What a resumed conversion must find unchanged, beside the plan: options, side files, and the source's files (not
+/// their inodes: copies on other nodes will do).
+std::string sources_text(const Conversion& conversion, const Json& description) {
+  Hasher hasher;
+  hasher.text(description.dump());
+  for (const format::Sidecar& sidecar : conversion.target.sidecars) {
+    hasher.text(sidecar.path);
+    hasher.text(sidecar.text);
+  }
+  const format::Directory& directory = conversion.checkpoint.probe.directory;
+  for (std::size_t f = 0; f < directory.fingerprints.size(); ++f) {
+    hasher.text(directory.files[f]);
+    hasher.word(directory.fingerprints[f].size);
+    hasher.word(directory.fingerprints[f].mtime_ns);
+  }
+  return hash_text(hasher.value());
+}
+
+/// Does what stands at DST say that it is the output of this very conversion?
+bool holds(const Conversion& conversion, const Json& description) {
+  std::string text;
+  if (conversion.target.format->one_file()) {
+    const auto source = io::open_source(conversion.dst, "", io::Follow::all, {});
+    if (!source) return false;
+    const container::Container* container = container::find(conversion.target.layout->table().container);
+    const auto directory = container->read_directory(**source, conversion.dst);
+    if (!directory || !directory->files.contains(kRecordName)) return false;
+    text = directory->files.at(kRecordName);
+  } else {
+    const auto read = io::read_text(path_below(conversion.dst, kRecordName));
+    if (!read) return false;
+    text = *read;
+  }
+  if (!io::parse_strict_json(text, kRecordName)) return false;
+  Json record = Json::parse(text);
+  record.erase("digests");
+  return record == description;
+}
+
+/// The files of the target below the partial output, with the spans that this rank writes.
+std::vector<exec::FileSink::File> sink_files(const Conversion& conversion, const plan::Plan& plan, int rank,
+                                             const std::string& partial) {
+  std::vector<exec::FileSink::File> files;
+  for (std::uint32_t f = 0; f < conversion.target.files.size(); ++f) {
+    exec::FileSink::File file{
+        path_below(partial, conversion.target.files[f].path), conversion.target.images[f].size, {}, {}};
+    for (const container::Extent& extent : conversion.target.images[f].checked) {
+      file.checked.push_back({extent.offset, extent.offset + extent.length});
+    }
+    for (Index span = 0; span * plan::kSpanBytes < file.size; ++span) {
+      if (plan.owner(f, span) == rank) file.spans.push_back(span);
+    }
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+std::size_t num_spans(const container::FileImage& image) {
+  return static_cast<std::size_t>(ceil_div(image.size, plan::kSpanBytes));
+}
+
+std::string pack(const std::vector<std::vector<bool>>& done) {
+  std::string packed;
+  for (const auto& file : done) {
+    for (const bool span : file) packed += span ? '1' : '0';
+  }
+  return packed;
+}
+
+}  // namespace
+
+Expected<std::optional<Output>> Output::open(Context& context, const Options& options, const Conversion& conversion,
+                                             const plan::Plan& plan) {
+  comm::Comm& comm = context.comm;
+  Output output(conversion);
+  output.alone_ = options.parts == 1;
+  std::string packed;
+  bool is_done = false;
+  const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
+    job::Claim::Request request = conversion.claim_request(options);
+    const Json described = description(context, conversion, options, plan.hash());
+    request.plan_hash = hash_text(plan.hash());
+    request.sources = sources_text(conversion, described);
+    request.is_done = [&] { return holds(conversion, described); };
+    RESHARD_TRY(output.claim_, job::Claim::make(request));
+    is_done = !output.claim_;
+    if (is_done) return {};
+    output.partial_ = output.claim_->partial();
+    output.journal_ = output.claim_->journal();
+    output.journal_name_ = output.claim_->journal_name();
+    if (output.claim_->resumed()) RESHARD_CHECK(output.read_done(plan.hash()));
+    packed = pack(output.done_);
+    return {};
+  }();
+  RESHARD_CHECK(comm::agree(comm, Status(status)));
+  std::string done_text = is_done ? "yes" : "";
+  comm.broadcast(done_text, 0);
+  if (!done_text.empty()) return std::optional<Output>();
+  comm.broadcast(output.partial_, 0);
+  comm.broadcast(output.journal_, 0);
+  comm.broadcast(output.journal_name_, 0);
+  comm.broadcast(packed, 0);
+  if (comm.rank() != 0 && !packed.empty()) {
+    std::size_t at = 0;
+    for (const container::FileImage& image : conversion.target.images) {
+      std::vector<bool>& file = output.done_.emplace_back();
+      for (std::size_t span = 0; span < num_spans(image); ++span) file.push_back(packed[at++] == '1');
+    }
+  }
+  return std::optional(std::move(output));
+}
+
+/// One record per span; what a part did twice is equal.
+Expected<std::vector<job::SpanRecord>> Output::records(std::uint64_t plan_hash) const {
+  RESHARD_TRY(std::vector<job::SpanRecord> records, job::Journal::read_all(journal_, hash_text(plan_hash)));
+  const auto key = [](const job::SpanRecord& record) { return std::pair(record.file, record.span); };
+  std::sort(records.begin(), records.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  const auto last =
+      std::unique(records.begin(), records.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
+  records.erase(last, records.end());
+  const auto& images = conversion_->target.images;
+  for (const job::SpanRecord& record : records) {
+    if (record.file >= images.size() || record.span >= num_spans(images[record.file])) {
+      return run_error(fmt::format("{}: tells of span {} of file {}, which the plan does not have", journal_,
+                                   record.span, record.file));
+    }
+  }
+  return records;
+}
+
+Status Output::read_done(std::uint64_t plan_hash) {
+  RESHARD_TRY(const std::vector<job::SpanRecord> durable, records(plan_hash));
+  if (durable.empty()) return {};
+  for (const container::FileImage& image : conversion_->target.images) done_.emplace_back(num_spans(image), false);
+  for (const job::SpanRecord& record : durable) {
+    std::vector<bool>& file = done_[record.file];
+    const bool first = std::find(file.begin(), file.end(), true) == file.end();
+    file[record.span] = true;
+    if (!first) continue;
+    const std::string path = path_below(partial_, conversion_->target.files[record.file].path);
+    struct stat status;
+    if (::stat(path.c_str(), &status) == 0 && status.st_size == conversion_->target.images[record.file].size) continue;
+    return usage_error(
+        fmt::format("{}: is missing or has another size, but {} says that parts of it are written; remove {} and {} to "
+                    "start afresh",
+                    path, journal_, journal_, partial_));
+  }
+  return {};
+}
+
+Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Index total) {
+  comm::Comm& comm = context.comm;
+  std::optional<job::Journal> journal;
+  exec::FileSink::Options options;
+  RESHARD_CHECK(comm::agree(comm, [&]() -> Status {
+    RESHARD_TRY(options.mode, io::probe_target(fs::path(partial_).parent_path().string()));
+    RESHARD_TRY(journal, job::Journal::create(journal_, fmt::format("{}.rank-{:05}", journal_name_, comm.rank()),
+                                              hash_text(plan.hash())));
+    return {};
+  }()));
+  options.most_undurable_bytes = std::max<Index>(plan::kSpanBytes, kMostUndurable / std::max(1, comm.local_size()));
+  options.durable = [&](const std::vector<job::SpanRecord>& spans) { return journal->append(spans); };
+  exec::FileSink sink(sink_files(*conversion_, plan, comm.rank(), partial_), options);
+
+  const Index before = total - plan.target_bytes();
+  progress_ = {{"bytes", total}, {"bytes_before", before}, {"bytes_written", 0}, {"seconds", 0.0}};
+  const auto show = std::exchange(context.progress, nullptr);
+  double next_record_s = 0;
+  Status recorded;
+  if (comm.rank() == 0) {
+    context.progress = [&](const Moment& moment) {
+      if (show) show(moment);
+      if (moment.elapsed_s < next_record_s) return;
+      next_record_s = moment.elapsed_s + kRecordEvery_s;
+      progress_["bytes_written"] = moment.all_ranks.bytes_written;
+      progress_["seconds"] = moment.elapsed_s;
+      // What cannot be told now is told the next time.
+      static_cast<void>(claim_->tell(job::kRunning, progress_));
+    };
+  }
+  Expected<Streamed> streamed = run_stream(context, plan, {&conversion_->checkpoint}, sink);
+  context.progress = show;
+  if (streamed) {
+    progress_["bytes_written"] = plan.target_bytes();
+    progress_["seconds"] = streamed->report.seconds;
+  } else {
+    // The first error stands; spans that are not durable are made again.
+    static_cast<void>(sink.flush());
+  }
+  return streamed;
+}
+
+Expected<std::optional<Digests>> Output::finish(Context& context, const Options& options, std::uint64_t plan_hash) {
+  comm::Comm& comm = context.comm;
+  std::optional<Digests> digests;
+  std::string last;
+  const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
+    // Before the ticket: whoever takes the last one may remove the journal.
+    RESHARD_CHECK(claim_->tell("finished", progress_));
+    RESHARD_TRY(const bool is_last, claim_->take_ticket());
+    if (!is_last) return {};
+    RESHARD_CHECK(claim_->tell(job::kRunning, progress_));
+    parts_ = job::PartRecord::read_all(journal_);
+    last = "yes";
+    RESHARD_TRY(digests, write_rest(context, options, plan_hash));
+    return claim_->commit();
+  }();
+  RESHARD_CHECK(comm::agree(comm, Status(status)));
+  comm.broadcast(last, 0);
+  if (last.empty()) return std::optional<Digests>();
+  if (comm.rank() != 0) digests = conversion_->digests({});
+  return digests;
+}
+
+/// Writes what depends on the data and what is no tensor, and syncs it. Local, after all have synced and closed the
+/// files. Every step may be done twice.
+Expected<Digests> Output::write_rest(const Context& context, const Options& options, std::uint64_t plan_hash) {
+  const format::Target& target = conversion_->target;
+  RESHARD_TRY(const std::vector<job::SpanRecord> durable, records(plan_hash));
+  std::size_t wanted = 0;
+  for (const container::FileImage& image : target.images) wanted += num_spans(image);
+  if (durable.size() != wanted) {
+    return run_error(fmt::format(
+        "{}: {} of {} spans are durable though all parts have finished; run the parts again with the same options",
+        journal_, durable.size(), wanted));
+  }
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(target.layout->canon().num_lines()), 0);
+  for (const job::SpanRecord& record : durable) {
+    for (const auto& line : record.lines) sums.at(static_cast<std::size_t>(line.line)) += line.digest;
+  }
+  const Digests digests = conversion_->digests(sums);
+  RESHARD_TRY(const auto crcs, join_crcs(durable, target.images));
+
+  const container::Container* container = container::find(target.layout->table().container);
+  const std::string record = record_text(context, *conversion_, options, plan_hash, digests);
+  for (std::size_t f = 0; f < target.files.size(); ++f) {
+    const std::string path = path_below(partial_, target.files[f].path);
+    container::FileSpec spec = target.files[f].spec;
+    if (target.format->one_file()) spec.files[kRecordName] = record;
+    RESHARD_TRY(const std::vector<container::Segment> segments,
+                container->finish(spec, target.images[f], {conversion_->item_digests(f, digests), crcs[f]}));
+    if (segments.empty()) continue;
+    RESHARD_TRY(const std::unique_ptr<io::Target> file, io::open_target(path, target.images[f].size, {}));
+    for (const container::Segment& segment : segments) {
+      RESHARD_CHECK(file->write_at(std::as_bytes(std::span(segment.bytes)), segment.offset));
+    }
+    RESHARD_CHECK(file->sync());
+  }
+  io::pass("segments");
+  if (target.format->one_file()) return digests;
+  for (const format::Sidecar& sidecar : target.sidecars) {
+    const std::string path = path_below(partial_, sidecar.path);
+    RESHARD_CHECK(sidecar.copy_from.empty() ? io::write_text(path, sidecar.text) : copy_file(sidecar.copy_from, path));
+  }
+  io::pass("sidecars");
+  RESHARD_CHECK(io::write_text(path_below(partial_, kRecordName), record));
+  io::pass("record");
+  return digests;
+}
+
+void Output::fail(Context& context, const Error& error) {
+  if (context.comm.rank() != 0) return;
+  // A source that is not what it should be is no better the next time.
+  if (error.code != Code::failed && done_.empty() && alone_) return claim_->discard();
+  progress_["error"] = error.message;
+  const bool interrupted = context.interruption && !context.interruption().empty();
+  static_cast<void>(claim_->tell(interrupted ? "stopped" : "failed", progress_));
+}
+
+}  // namespace reshard::app

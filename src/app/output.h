@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "conversion.h"
+#include "reshard/app/context.h"
+#include "reshard/app/options.h"
+#include "reshard/app/stream.h"
+#include "reshard/job/claim.h"
+#include "reshard/job/journal.h"
+
+namespace reshard::app {
+
+/// An output under construction, on all ranks of one of its parts: the claim (rank 0's), what of it is durable, and
+/// the steps that finish it.
+class Output {
+ public:
+  /// Claims DST for a plan, or joins those who work on it. Nothing: DST holds the output of this very plan. Errors: as
+  /// Claim::make; (usage) the journal tells of files that DST.partial lacks. Collective.
+  static Expected<std::optional<Output>> open(Context& context, const Options& options, const Conversion& conversion,
+                                              const plan::Plan& plan);
+
+  /// Spans that are durable, by target file; empty: none. The same on all ranks.
+  const std::vector<std::vector<bool>>& done() const { return done_; }
+
+  /// Streams what the plan says into DST.partial, with a journal for each rank and a record of the part that follows
+  /// its progress; `total` is the part's bytes, durable ones included. What is durable stays so after a failure.
+  /// Collective.
+  Expected<Streamed> stream(Context& context, const plan::Plan& plan, Index total);
+
+  /// This part is done. If it is the last: checks that every span is durable, writes what depends on the values of all
+  /// and what is no tensor, and commits. Nothing: other parts are still to come. Collective.
+  Expected<std::optional<Digests>> finish(Context& context, const Options& options, std::uint64_t plan_hash);
+
+  /// Says in the part's record what ended it; gives up a claim that is not worth resuming. Rank 0 acts. Local.
+  void fail(Context& context, const Error& error);
+
+  /// Records of all parts, as they stood when finish() was called. On the rank and in the part that committed.
+  const std::vector<job::PartRecord>& parts() const { return parts_; }
+
+ private:
+  explicit Output(const Conversion& conversion) : conversion_(&conversion) {}
+
+  Status read_done(std::uint64_t plan_hash);
+  Expected<std::vector<job::SpanRecord>> records(std::uint64_t plan_hash) const;
+  Expected<Digests> write_rest(const Context& context, const Options& options, std::uint64_t plan_hash);
+
+  const Conversion* conversion_;
+  bool alone_ = true;  // the only part
+  std::optional<job::Claim> claim_;
+  std::string partial_, journal_, journal_name_;
+  std::vector<std::vector<bool>> done_;
+  std::vector<job::PartRecord> parts_;
+  nlohmann::ordered_json progress_;  // what the record of the part said last
+};
+
+}  // namespace reshard::app

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reshard/job/runner.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string_view>
+#include <vector>
+
+#include "reshard/io/file.h"
+
+namespace reshard::job {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kPrefix = "part-", kSuffix = ".json";
+
+std::string host_name() {
+  char name[256] = "";
+  ::gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+// What the system says about a process.
+struct Process {
+  bool ended = false;  // only its parent has not noticed yet
+  std::string start;
+};
+
+// Nothing if there is no such process, or none that this user may look at.
+std::optional<Process> look_at_process(long pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::stringstream text;
+  text << file.rdbuf();
+  // The second field is a name in parentheses that may hold anything; the third is the state, the 22nd the start.
+  const std::string stat = text.str();
+  const std::size_t close = stat.rfind(')');
+  if (close == std::string::npos) return std::nullopt;
+  std::istringstream fields(stat.substr(close + 1));
+  std::string state, field;
+  fields >> state;
+  for (int i = 4; i <= 22; ++i) fields >> field;
+  return Process{state == "Z" || state == "X", field};
+}
+
+}  // namespace
+
+Runner Runner::self(const std::string& job) {
+  return {host_name(), ::getpid(), look_at_process(::getpid()).value_or(Process{}).start, job};
+}
+
+std::string Runner::describe() const {
+  return fmt::format("process {} on {}{}", pid, host, job.empty() ? "" : ", job " + job);
+}
+
+bool Runner::is_here() const { return host == host_name(); }
+
+bool Runner::is_gone() const {
+  if (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
+  const std::optional<Process> now = look_at_process(pid);
+  return now && (now->ended || now->start != start);
+}
+
+std::string PartRecord::file_name(int part, int parts) {
+  return fmt::format("{}{:05}-of-{:05}{}", kPrefix, part + 1, parts, kSuffix);
+}
+
+Status PartRecord::write(const std::string& folder) const {
+  Json json{{"part", part + 1},    {"parts", parts},    {"state", state},        {"time", time},
+            {"host", runner.host}, {"pid", runner.pid}, {"start", runner.start}, {"job", runner.job}};
+  json.update(details);
+  return io::replace_text(folder + "/" + file_name(part, parts), json.dump(1) + "\n");
+}
+
+std::optional<PartRecord> PartRecord::read(const std::string& path) {
+  const Expected<std::string> text = io::read_text(path, kMiB);
+  if (!text) return std::nullopt;
+  Json json = Json::parse(*text, nullptr, false);
+  const auto number = [&](const char* name) { return json.contains(name) && json[name].is_number(); };
+  const auto word = [&](const char* name) { return json.contains(name) && json[name].is_string(); };
+  if (!json.is_object() || !number("part") || !number("parts") || !number("pid") || !number("time"))
+    return std::nullopt;
+  if (!word("state") || !word("host") || !word("start") || !word("job")) return std::nullopt;
+  PartRecord record;
+  record.part = json["part"].get<int>() - 1;
+  record.parts = json["parts"].get<int>();
+  record.state = json["state"].get<std::string>();
+  record.time = json["time"].get<double>();
+  record.runner = {json["host"].get<std::string>(), json["pid"].get<long>(), json["start"].get<std::string>(),
+                   json["job"].get<std::string>()};
+  for (const char* key : {"part", "parts", "state", "time", "host", "pid", "start", "job"}) json.erase(key);
+  record.details = std::move(json);
+  return record;
+}
+
+std::vector<PartRecord> PartRecord::read_all(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with(kPrefix) && name.ends_with(kSuffix)) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  std::vector<PartRecord> records;
+  for (const std::string& name : names) {
+    if (auto record = read(folder + "/" + name)) records.push_back(*std::move(record));
+  }
+  return records;
+}
+
+}  // namespace reshard::job

@@ -39,13 +39,29 @@ Claim::Request request(const std::string& target) {
   return request;
 }
 
+// A claim that must be one.
+Expected<Claim> make(const Claim::Request& request) {
+  Expected<std::optional<Claim>> claim = Claim::make(request);
+  if (!claim) return std::move(claim).error();
+  if (!*claim) return run_error("DST is said to hold the output");
+  return **std::move(claim);
+}
+
 void expect_refused(const Claim::Request& request, const std::string& part, bool foreseen = true) {
   const Status checked = Claim::check(request);
-  const auto claim = Claim::make(request);
+  const auto claim = make(request);
   ASSERT_FALSE(claim);
   EXPECT_EQ(checked ? "" : checked.error().message, foreseen ? claim.error().message : "");
   EXPECT_EQ(claim.error().code, Code::usage);
   EXPECT_SAYS(claim.error().message, part);
+}
+
+// Inserts a text behind `after` in the record of the only part.
+void edit_record(const std::string& dst, const std::string& after, const std::string& text) {
+  const std::string path = dst + ".journal/part-00001-of-00001.json";
+  std::string record = text_of(path);
+  record.insert(record.find(after) + after.size(), text);
+  test::put_file(path, record);
 }
 
 // Runs `body` in a process that then dies without a word.
@@ -69,7 +85,7 @@ class ClaimTest : public ::testing::Test {
 TEST_F(ClaimTest, CommitsAFolder) {
   EXPECT_TRUE(Claim::check(request(dst_ + "/")));
   EXPECT_TRUE(names_in(folder_.path()).empty());
-  auto claim = Claim::make(request(dst_ + "/"));
+  auto claim = make(request(dst_ + "/"));
   ASSERT_TRUE(claim) << claim.error().message;
   EXPECT_EQ(claim->partial(), dst_ + ".partial");
   EXPECT_EQ(claim->journal(), dst_ + ".journal");
@@ -85,7 +101,7 @@ TEST_F(ClaimTest, CommitsAFolder) {
 
 TEST_F(ClaimTest, ReplacesAnEmptyFolder) {
   fs::create_directory(dst_);
-  auto claim = Claim::make(request(dst_));
+  auto claim = make(request(dst_));
   ASSERT_TRUE(claim) << claim.error().message;
   test::put_file(claim->partial() + "/a", "new");
   ASSERT_TRUE(claim->commit());
@@ -99,7 +115,7 @@ TEST_F(ClaimTest, OverwritesOnlyWhenTold) {
   EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
   auto asked = request(dst_);
   asked.overwrite = true;
-  auto claim = Claim::make(asked);
+  auto claim = make(asked);
   ASSERT_TRUE(claim) << claim.error().message;
   EXPECT_EQ(text_of(dst_ + "/a"), "old");
   test::put_file(claim->partial() + "/b", "new");
@@ -113,7 +129,7 @@ TEST_F(ClaimTest, CommitsOneFileAndReplacesIt) {
     auto asked = request(dst_ + ".h5");
     asked.one_file = true;
     asked.overwrite = content == "second";
-    auto claim = Claim::make(asked);
+    auto claim = make(asked);
     ASSERT_TRUE(claim) << claim.error().message;
     EXPECT_FALSE(fs::exists(claim->partial()));
     test::put_file(claim->partial(), content);
@@ -127,7 +143,7 @@ TEST_F(ClaimTest, DiscardsWhatItMade) {
   test::put_file(dst_ + "/a", "old");
   auto asked = request(dst_);
   asked.overwrite = true;
-  auto claim = Claim::make(asked);
+  auto claim = make(asked);
   ASSERT_TRUE(claim);
   test::put_file(claim->partial() + "/b", "new");
   claim->discard();
@@ -169,14 +185,14 @@ TEST_F(ClaimTest, LeavesNamesOfOthersAlone) {
   expect_refused(asked, ".old: in the way");
   // Without a DST to replace, DST.old is nobody's business.
   fs::remove_all(dst_);
-  auto claim = Claim::make(asked);
+  auto claim = make(asked);
   ASSERT_TRUE(claim) << claim.error().message;
   ASSERT_TRUE(claim->commit());
   EXPECT_EQ(text_of(dst_ + ".old/a"), "mine");
 }
 
 TEST_F(ClaimTest, NoticesATargetThatAppearsMeanwhile) {
-  auto claim = Claim::make(request(dst_));
+  auto claim = make(request(dst_));
   ASSERT_TRUE(claim);
   test::put_file(dst_ + "/a", "theirs");
   const Status status = claim->commit();
@@ -186,7 +202,7 @@ TEST_F(ClaimTest, NoticesATargetThatAppearsMeanwhile) {
 }
 
 TEST_F(ClaimTest, IsHeldByALivingProcess) {
-  auto first = Claim::make(request(dst_));
+  auto first = make(request(dst_));
   ASSERT_TRUE(first);
   expect_refused(request(dst_), fmt::format("is being written by process {}", ::getpid()));
   expect_refused(request(dst_), "job 42");
@@ -195,11 +211,11 @@ TEST_F(ClaimTest, IsHeldByALivingProcess) {
 
 TEST_F(ClaimTest, IsTakenOverFromADeadProcessOfThisHost) {
   in_process_that_dies([&] {
-    auto claim = Claim::make(request(dst_));
+    auto claim = make(request(dst_));
     test::put_file(claim->partial() + "/half", "written");
   });
   ASSERT_TRUE(fs::exists(dst_ + ".partial/half"));
-  auto claim = Claim::make(request(dst_));
+  auto claim = make(request(dst_));
   ASSERT_TRUE(claim) << claim.error().message;
   EXPECT_TRUE(fs::is_empty(claim->partial()));
   ASSERT_TRUE(claim->commit());
@@ -210,33 +226,28 @@ TEST_F(ClaimTest, IsTakenOverFromADeadProcessOfThisHost) {
 TEST_F(ClaimTest, IsTakenOverFromAProcessThatEndedButIsStillListed) {
   const pid_t child = ::fork();
   if (child == 0) {
-    static_cast<void>(Claim::make(request(dst_)));
+    static_cast<void>(make(request(dst_)));
     ::_exit(0);
   }
   siginfo_t info;
   ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
-  EXPECT_TRUE(Claim::make(request(dst_)));
+  EXPECT_TRUE(make(request(dst_)));
   ::waitpid(child, nullptr, 0);
 }
 
 TEST_F(ClaimTest, IsNotTakenFromAnotherHost) {
-  in_process_that_dies([&] { static_cast<void>(Claim::make(request(dst_))); });
-  std::string owner = text_of(dst_ + ".journal/owner");
-  const std::size_t at = owner.find("\"host\": \"") + 9;
-  owner.insert(at, "other-");
-  test::put_file(dst_ + ".journal/owner", owner);
+  in_process_that_dies([&] { static_cast<void>(make(request(dst_))); });
+  edit_record(dst_, "\"host\": \"", "other-");
   expect_refused(request(dst_), "on other-");
-  expect_refused(request(dst_), "if that is no longer running, remove");
+  expect_refused(request(dst_), "if that is no longer running, say --resume, or remove");
 }
 
 // A process number that was used again is not the owner.
 TEST_F(ClaimTest, TellsALaterProcessOfTheSameNumber) {
-  auto first = Claim::make(request(dst_));
+  auto first = make(request(dst_));
   ASSERT_TRUE(first);
-  std::string owner = text_of(dst_ + ".journal/owner");
-  owner.insert(owner.find("\"start\": \"") + 10, "1");
-  test::put_file(dst_ + ".journal/owner", owner);
-  EXPECT_TRUE(Claim::make(request(dst_)));
+  edit_record(dst_, "\"start\": \"", "1");
+  EXPECT_TRUE(make(request(dst_)));
 }
 
 // A crash after any step of a commit: the next run finishes it, and only then looks whether DST is in its way.
@@ -250,7 +261,7 @@ TEST_F(ClaimTest, FinishesACommitThatACrashCutInHalf) {
       in_process_that_dies([&] {
         auto asked = request(dst);
         asked.overwrite = replaces;
-        auto claim = Claim::make(asked);
+        auto claim = make(asked);
         test::put_file(claim->partial() + "/a", "new");
         test::put_file(claim->journal() + "/commit", replaces ? "replace\n" : "rename\n");
         if (replaces && step >= 1) fs::rename(dst, dst + ".old");
@@ -272,7 +283,7 @@ TEST_F(ClaimTest, GoesToOneOfMany) {
   for (int i = 0; i < 8; ++i) {
     const pid_t child = ::fork();
     if (child == 0) {
-      const auto claim = Claim::make(request(dst_));
+      const auto claim = make(request(dst_));
       if (claim) test::put_file(fmt::format("{}/{}", winners, i), "");
       ::usleep(300000);  // the winner lives until all have tried
       ::_exit(claim ? 0 : claim.error().code == Code::usage ? 1 : 2);
@@ -290,6 +301,130 @@ TEST_F(ClaimTest, GoesToOneOfMany) {
   EXPECT_EQ(won, 1);
   EXPECT_EQ(names_in(winners).size(), 1u);
   EXPECT_EQ(names_in(folder_.path()), (std::vector<std::string>{"dst.journal", "dst.partial", "winners"}));
+}
+
+Claim::Request part_of(const std::string& target, int part, int parts) {
+  Claim::Request asked = request(target);
+  asked.parts = parts;
+  asked.part = part;
+  asked.sources = "files";
+  return asked;
+}
+
+TEST_F(ClaimTest, IsSharedByPartsAndCommittedByTheLast) {
+  for (const int part : {2, 0, 1}) {
+    in_process_that_dies([&] {
+      auto claim = make(part_of(dst_, part, 3));
+      if (!claim) ::_exit(2);
+      test::put_file(fmt::format("{}/{}", claim->partial(), part), "x");
+      const auto last = claim->take_ticket();
+      if (!last || *last != (part == 1)) ::_exit(3);
+      if (*last && !claim->commit()) ::_exit(4);
+    });
+  }
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+  EXPECT_EQ(names_in(dst_), (std::vector<std::string>{"0", "1", "2"}));
+}
+
+// A part that is run again has its ticket already; the holder of the last one is told so each time.
+TEST_F(ClaimTest, GivesOneTicketToAPart) {
+  const auto take = [&](int part, bool is_last) {
+    in_process_that_dies([&] {
+      auto claim = make(part_of(dst_, part, 2));
+      const auto last = claim ? claim->take_ticket() : Expected<bool>(claim.error());
+      ::_exit(last && *last == is_last ? 0 : 2);
+    });
+  };
+  take(1, false);
+  take(1, false);
+  take(0, true);
+  take(1, false);
+  take(0, true);
+}
+
+// Any number of parts that finish at once: one gets the last ticket, and it gets it after all others have theirs.
+TEST_F(ClaimTest, HasOneLastPartOfMany) {
+  constexpr int kParts = 12;
+  std::vector<pid_t> children;
+  for (int part = 0; part < kParts; ++part) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      auto claim = make(part_of(dst_, part, kParts));
+      if (!claim) ::_exit(2);
+      const auto last = claim->take_ticket();
+      ::_exit(!last ? 3 : *last ? 1 : 0);
+    }
+    children.push_back(child);
+  }
+  int lasts = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    ASSERT_LT(WEXITSTATUS(status), 2);
+    lasts += WEXITSTATUS(status);
+  }
+  EXPECT_EQ(lasts, 1);
+}
+
+TEST_F(ClaimTest, RefusesToJoinOtherWork) {
+  in_process_that_dies([&] { static_cast<void>(make(part_of(dst_, 0, 2))); });
+  auto other = part_of(dst_, 1, 2);
+  other.plan_hash = "4567";
+  expect_refused(other, "work on another conversion: its plan is 0123, this one's 4567");
+  other = part_of(dst_, 1, 2);
+  other.sources = "newer files";
+  expect_refused(other, "begun from other source files");
+  EXPECT_TRUE(make(part_of(dst_, 1, 2)));
+}
+
+TEST_F(ClaimTest, RefusesAPartThatIsAtWork) {
+  const auto first = make(part_of(dst_, 0, 2));
+  ASSERT_TRUE(first);
+  EXPECT_SAYS(make(part_of(dst_, 0, 2)).error().message, "part 1/2 is being written by process");
+  EXPECT_SAYS(make(part_of(dst_, 0, 3)).error().message, "part 1/2 is being written by process");
+  auto whole = part_of(dst_, 0, 1);
+  whole.resume = true;
+  EXPECT_SAYS(make(whole).error().message, "part 1/2 is being written by process");
+}
+
+// With all its runners dead, a claim can be cut anew.
+TEST_F(ClaimTest, IsResumedByAnyNumberOfParts) {
+  in_process_that_dies([&] {
+    auto claim = make(part_of(dst_, 0, 2));
+    test::put_file(claim->partial() + "/half", "written");
+    static_cast<void>(claim->take_ticket());
+  });
+  auto whole = part_of(dst_, 0, 1);
+  whole.resume = true;
+  auto claim = make(whole);
+  ASSERT_TRUE(claim) << claim.error().message;
+  EXPECT_TRUE(claim->resumed());
+  EXPECT_EQ(text_of(claim->partial() + "/half"), "written");
+  const auto last = claim->take_ticket();
+  ASSERT_TRUE(last);
+  EXPECT_TRUE(*last);
+  ASSERT_TRUE(claim->commit());
+  EXPECT_EQ(names_in(folder_.path()), std::vector<std::string>{"dst"});
+}
+
+TEST_F(ClaimTest, BelievesARecordOfAnotherHostThatDoesNotMoveToBeDead) {
+  in_process_that_dies([&] { static_cast<void>(make(part_of(dst_, 0, 1))); });
+  edit_record(dst_, "\"host\": \"", "other-");
+  auto again = part_of(dst_, 0, 1);
+  again.resume = true;
+  const auto claim = make(again);
+  ASSERT_TRUE(claim) << claim.error().message;
+  EXPECT_TRUE(claim->resumed());
+}
+
+TEST_F(ClaimTest, IsNotMadeWhereTheOutputIsDone) {
+  auto asked = part_of(dst_, 1, 2);
+  asked.is_done = [] { return true; };
+  const auto claim = Claim::make(asked);
+  ASSERT_TRUE(claim);
+  EXPECT_FALSE(claim->has_value());
+  EXPECT_TRUE(names_in(folder_.path()).empty());
 }
 
 }  // namespace

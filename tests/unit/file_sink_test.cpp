@@ -17,7 +17,7 @@
 namespace reshard {
 namespace {
 
-using exec::DurableSpan;
+using job::SpanRecord;
 using exec::FileSink;
 using test::Bytes;
 
@@ -76,11 +76,11 @@ TEST(FileSink, WritesAWholeJobFromManyThreadsWithTwoFilesOpen) {
 
 TEST(FileSink, ReportsSpansOnceTheirBytesAreThereWithTheirDigests) {
   const test::TemporaryFolder folder;
-  std::vector<DurableSpan> reported;
+  std::vector<SpanRecord> reported;
   FileSink::Options options;
   options.span_bytes = 100;
   options.most_undurable_bytes = 300;
-  options.durable = [&](const std::vector<DurableSpan>& spans) -> Status {
+  options.durable = [&](const std::vector<SpanRecord>& spans) -> Status {
     reported.insert(reported.end(), spans.begin(), spans.end());
     return {};
   };
@@ -119,7 +119,7 @@ TEST(FileSink, SaysWhenASpanDidNotGetAllItsBytes) {
   const test::TemporaryFolder folder;
   FileSink::Options options;
   options.span_bytes = 100;
-  options.durable = [](const std::vector<DurableSpan>&) { return Status(); };
+  options.durable = [](const std::vector<SpanRecord>&) { return Status(); };
   FileSink sink({{folder.path("a"), 150, {0, 1}}}, options);
   const Bytes slot(300);
   ASSERT_TRUE(sink.consume(one_write(0, 0, 120, {}), 0, slot, {}));
@@ -137,7 +137,7 @@ TEST(FileSink, KeepsFewBytesUndurableUnderManyWriters) {
   FileSink::Options options;
   options.span_bytes = kSpan;
   options.most_undurable_bytes = 8 * kSpan;
-  options.durable = [&](const std::vector<DurableSpan>& spans) -> Status {
+  options.durable = [&](const std::vector<SpanRecord>& spans) -> Status {
     EXPECT_FALSE(inside.exchange(true));  // one call at a time
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     reported += std::ssize(spans);
@@ -176,7 +176,7 @@ TEST(FileSink, PassesErrorsOn) {
   }
   FileSink::Options options;
   options.span_bytes = 100;
-  options.durable = [](const std::vector<DurableSpan>&) { return Status(run_error("journal full")); };
+  options.durable = [](const std::vector<SpanRecord>&) { return Status(run_error("journal full")); };
   FileSink sink({{folder.path("a"), 100, {0}}}, options);
   ASSERT_TRUE(sink.consume(one_write(0, 0, 100, {}), 0, slot, {}));
   const Status status = sink.finish();

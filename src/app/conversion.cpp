@@ -10,6 +10,8 @@
 #include "reshard/app/document.h"
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
+#include "reshard/io/file.h"
+#include "reshard/io/json.h"
 #include "process.h"
 #include "selection.h"
 
@@ -49,31 +51,7 @@ Status check_apart(const format::Checkpoint& checkpoint, const std::string& src,
       fmt::format("{}: the output would lie in the source {} or the other way round; choose a path outside", dst, src));
 }
 
-Expected<std::string> parse_target_dtype(const std::string& name) {
-  if (name.empty()) return name;
-  const std::optional<DType> dtype = parse_user_dtype(name);
-  const std::vector<std::string> known = {"bf16", "fp16", "fp32"};
-  if (!dtype) {
-    const auto guess = did_you_mean(name, known);
-    return usage_error(fmt::format("--dtype {}: unknown; {}it is one of {}", name,
-                                   guess ? "did you mean " + *guess + "? " : "", join(known, ", ")));
-  }
-  if (!is_castable(*dtype)) {
-    return usage_error(fmt::format("--dtype {}: weights are cast between {} only; others are copied as they are", name,
-                                   join(known, ", ")));
-  }
-  return std::string(to_string(*dtype));
-}
-
 const char* known_advice() { return "; `reshard list formats` prints the formats"; }
-
-Expected<const format::Format*> find_target_format(const Context& context, const std::string& name) {
-  if (name.empty()) return usage_error(std::string("--to FORMAT is missing") + known_advice());
-  if (const format::Format* found = format::find(name, context.library)) return found;
-  const auto guess = did_you_mean(name, context.library.formats());
-  return usage_error(
-      fmt::format("--to {}: unknown format{}{}", name, guess ? "; did you mean " + *guess + "?" : "", known_advice()));
-}
 
 /// Digest lines of one array as a container stores them with it.
 std::string item_digest(const Digests& digests, const layout::Layout& layout, std::uint32_t array) {
@@ -129,6 +107,30 @@ Status describe(const Context& context, const Options& options, const format::Fo
 }
 
 }  // namespace
+
+Expected<const format::Format*> find_target_format(const Context& context, const std::string& name) {
+  if (name.empty()) return usage_error(std::string("--to FORMAT is missing") + known_advice());
+  if (const format::Format* found = format::find(name, context.library)) return found;
+  const auto guess = did_you_mean(name, context.library.formats());
+  return usage_error(
+      fmt::format("--to {}: unknown format{}{}", name, guess ? "; did you mean " + *guess + "?" : "", known_advice()));
+}
+
+Expected<std::string> parse_target_dtype(const std::string& name) {
+  if (name.empty()) return name;
+  const std::optional<DType> dtype = parse_user_dtype(name);
+  const std::vector<std::string> known = {"bf16", "fp16", "fp32"};
+  if (!dtype) {
+    const auto guess = did_you_mean(name, known);
+    return usage_error(fmt::format("--dtype {}: unknown; {}it is one of {}", name,
+                                   guess ? "did you mean " + *guess + "? " : "", join(known, ", ")));
+  }
+  if (!is_castable(*dtype)) {
+    return usage_error(fmt::format("--dtype {}: weights are cast between {} only; others are copied as they are", name,
+                                   join(known, ", ")));
+  }
+  return std::string(to_string(*dtype));
+}
 
 bool Conversion::writes() const { return dst != kNullTarget; }
 
@@ -249,14 +251,13 @@ Json describe_source(const format::Checkpoint& checkpoint, const std::string& pa
           {"hash", hash_text(hasher.value())}};
 }
 
-std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
-                        std::uint64_t plan_hash, const Digests& digests) {
-  const Json chosen = {{"to", options.to},
+nlohmann::ordered_json chosen_options(const Options& options, const std::string& dtype) {
+  return {{"to", options.to},
                        {"tp", options.mesh.tp},
                        {"pp", options.mesh.pp},
                        {"ep", options.mesh.ep},
                        {"dp", options.mesh.dp},
-                       {"dtype", conversion.target_options.dtype},
+                       {"dtype", dtype},
                        {"keep_dtype", options.keep_dtype},
                        {"max_shard_size", options.max_shard_size ? Json(*options.max_shard_size) : Json(nullptr)},
                        {"vocab_size", options.vocab_size},
@@ -266,6 +267,29 @@ std::string record_text(const Context& context, const Conversion& conversion, co
                        {"passthrough", options.passthrough},
                        {"include", options.include},
                        {"exclude", options.exclude}};
+}
+
+std::optional<nlohmann::json> read_record(const std::string& dst) {
+  std::string text;
+  std::error_code ignored;
+  if (fs::is_directory(dst, ignored)) {
+    auto read = io::read_text(dst + "/" + kRecordName);
+    if (!read) return std::nullopt;
+    text = *std::move(read);
+  } else {
+    const auto source = io::open_source(dst, "", io::Follow::all, {});
+    if (!source) return std::nullopt;
+    auto directory = container::find("hdf5")->read_directory(**source, dst);
+    if (directory && directory->files.contains(kRecordName)) text = std::move(directory->files[kRecordName]);
+  }
+  auto record = io::parse_strict_json(text, kRecordName);
+  if (!record || !record->is_object()) return std::nullopt;
+  return *std::move(record);
+}
+
+std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
+                        std::uint64_t plan_hash, const Digests& digests) {
+  const Json chosen = chosen_options(options, conversion.target_options.dtype);
   const Json record = {{"reshard_version", context.version},
                        {"source", conversion.source},
                        {"options", chosen},

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,11 @@ struct Conversion {
 /// that contradict each other, DST and SRC inside one another. Collective.
 Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, const Options& options);
 
+/// The format of --to. Errors (usage): none, or none of that name, with a guess. Pure.
+Expected<const format::Format*> find_target_format(const Context& context, const std::string& name);
+/// The name of --dtype as records have it; empty if it is. Errors (usage): none to cast to. Pure.
+Expected<std::string> parse_target_dtype(const std::string& name);
+
 /// Says on stderr which casts of a plan lose values. Rank 0 tells.
 void tell_casts(Context& context, const Conversion& conversion, const plan::Plan& plan);
 
@@ -52,6 +58,12 @@ nlohmann::ordered_json describe_source(const format::Checkpoint& checkpoint, con
 /// digests. Its length does not depend on the digests. Pure.
 std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
                         std::uint64_t plan_hash, const Digests& digests);
+
+/// The options of a record: those that change bytes. `dtype` is the parsed one. Pure.
+nlohmann::ordered_json chosen_options(const Options& options, const std::string& dtype);
+
+/// The record of an output that stands; nothing if it has none. Local.
+std::optional<nlohmann::json> read_record(const std::string& dst);
 
 inline constexpr const char* kRecordName = "reshard.json";
 /// Key of the record: rows of the vocabulary that are no padding, as far as the source knew.

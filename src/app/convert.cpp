@@ -85,10 +85,7 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     result.outcome = digests ? ConvertResult::Outcome::committed : ConvertResult::Outcome::part;
     return {};
   };
-  if (Status done = work(); !done) {
-    output->fail(context, done.error());
-    return std::move(done).error();
-  }
+  if (Status done = work(); !done) return output->fail(context, std::move(done).error());
   result.seconds = seconds_since(begin);
   if (comm.rank() == 0 && result.outcome == ConvertResult::Outcome::committed) {
     // The checkpoint stands; a report that cannot be written does not undo that.

@@ -15,7 +15,6 @@
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
 #include "reshard/exec/file_sink.h"
-#include "reshard/io/json.h"
 #include "reshard/io/settings.h"
 
 namespace reshard::app {
@@ -74,24 +73,11 @@ std::string sources_text(const Conversion& conversion, const Json& description) 
 }
 
 /// Does what stands at DST say that it is the output of this very conversion?
-bool holds(const Conversion& conversion, const Json& description) {
-  std::string text;
-  if (conversion.target.format->one_file()) {
-    const auto source = io::open_source(conversion.dst, "", io::Follow::all, {});
-    if (!source) return false;
-    const container::Container* container = container::find(conversion.target.layout->table().container);
-    const auto directory = container->read_directory(**source, conversion.dst);
-    if (!directory || !directory->files.contains(kRecordName)) return false;
-    text = directory->files.at(kRecordName);
-  } else {
-    const auto read = io::read_text(path_below(conversion.dst, kRecordName));
-    if (!read) return false;
-    text = *read;
-  }
-  if (!io::parse_strict_json(text, kRecordName)) return false;
-  Json record = Json::parse(text);
-  record.erase("digests");
-  return record == description;
+bool holds(const Conversion& conversion, const nlohmann::json& description) {
+  std::optional<nlohmann::json> record = read_record(conversion.dst);
+  if (!record) return false;
+  record->erase("digests");
+  return *record == description;
 }
 
 /// The files of the target below the partial output, with the spans that this rank writes.
@@ -241,6 +227,8 @@ Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Inde
     progress_["bytes_written"] = plan.target_bytes();
     progress_["seconds"] = streamed->report.seconds;
   } else {
+    // All was written, and then the source found wrong?
+    spoiled_ = sink.is_complete() && streamed.error().code == Code::input;
     // The first error stands; spans that are not durable are made again.
     static_cast<void>(sink.flush());
   }
@@ -315,13 +303,24 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   return digests;
 }
 
-void Output::fail(Context& context, const Error& error) {
-  if (context.comm.rank() != 0) return;
-  // A source that is not what it should be is no better the next time.
-  if (error.code != Code::failed && done_.empty() && alone_) return claim_->discard();
+Error Output::fail(Context& context, Error error) {
+  if (context.comm.rank() != 0) return error;
+  if (spoiled_) {
+    // What was read is not what it should be: none of it counts.
+    if (alone_ && done_.empty()) {
+      claim_->discard();
+      return error;
+    }
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(journal_, ignored)) {
+      if (entry.path().filename().string().starts_with(journal_name_)) fs::remove(entry.path(), ignored);
+    }
+  }
   progress_["error"] = error.message;
   const bool interrupted = context.interruption && !context.interruption().empty();
   static_cast<void>(claim_->tell(interrupted ? "stopped" : "failed", progress_));
+  error.message += "; --resume goes on from here";
+  return error;
 }
 
 }  // namespace reshard::app

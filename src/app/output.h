@@ -36,8 +36,9 @@ class Output {
   /// and what is no tensor, and commits. Nothing: other parts are still to come. Collective.
   Expected<std::optional<Digests>> finish(Context& context, const Options& options, std::uint64_t plan_hash);
 
-  /// Says in the part's record what ended it; gives up a claim that is not worth resuming. Rank 0 acts. Local.
-  void fail(Context& context, const Error& error);
+  /// Says in the part's record what ended it, and in the error that it can be resumed; gives up what cannot. Rank 0
+  /// acts. Local.
+  Error fail(Context& context, Error error);
 
   /// Records of all parts, as they stood when finish() was called. On the rank and in the part that committed.
   const std::vector<job::PartRecord>& parts() const { return parts_; }
@@ -50,7 +51,8 @@ class Output {
   Expected<Digests> write_rest(const Context& context, const Options& options, std::uint64_t plan_hash);
 
   const Conversion* conversion_;
-  bool alone_ = true;  // the only part
+  bool alone_ = true;     // the only part
+  bool spoiled_ = false;  // the source turned out to be wrong when all was written
   std::optional<job::Claim> claim_;
   std::string partial_, journal_, journal_name_;
   std::vector<std::vector<bool>> done_;

@@ -5,18 +5,22 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "command_line.h"
 #include "print.h"
 #include "progress.h"
 #include "reshard/app/document.h"
+#include "reshard/app/jobs.h"
+#include "reshard/app/status.h"
 #include "reshard/comm/comm.h"
 #include "version.h"
 
@@ -47,11 +51,11 @@ std::string interruption() {
     case 0:
       return "";
     case SIGTERM:
-      return "interrupted by SIGTERM; --resume goes on from here";
+      return "interrupted by SIGTERM";
     case SIGINT:
-      return "interrupted by SIGINT; --resume goes on from here";
+      return "interrupted by SIGINT";
     default:
-      return "interrupted by SIGUSR1; --resume goes on from here";
+      return "interrupted by SIGUSR1";
   }
 }
 
@@ -72,6 +76,40 @@ Expected<Answer> run_list(const Invocation& invocation, const model::Library& li
   if (invocation.list_what == "dtypes") return answer(invocation, app::list_dtypes());
   RESHARD_TRY(const std::vector<app::ModelLine> models, app::list_models(library));
   return answer(invocation, models);
+}
+
+/// Errors (failed): stdout took less than all. A reader that went away is no error.
+Status print(const std::string& text) {
+  errno = 0;
+  const bool done = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!done && errno != EPIPE) return run_error(fmt::format("stdout: {}", std::strerror(errno)));
+  return {};
+}
+
+/// One job a line.
+std::string jobs_text(const app::JobList& list) {
+  std::string text;
+  for (const auto& job : list.jobs) text += job.dump() + "\n";
+  return text;
+}
+
+Expected<Answer> run_status(const Invocation& invocation, const app::Context& context) {
+  using State = app::StatusResult::State;
+  constexpr std::chrono::seconds kWatchEvery{2};
+  while (true) {
+    RESHARD_TRY(const app::StatusResult result, app::status(invocation.options.src));
+    const bool waits = result.count(State::waiting) + result.count(State::running) > 0;
+    const bool broken = result.count(State::stopped) + result.count(State::failed) > 0;
+    Answer found = answer(invocation, result);
+    found.status = broken ? static_cast<int>(Code::failed) : waits ? kAnswerIsNo : 0;
+    if (!invocation.watch || found.status == 0) return found;
+    if (context.comm.rank() == 0) {
+      // A terminal shows the newest table alone.
+      const std::string clear = isatty(STDOUT_FILENO) == 1 ? "\033[H\033[2J" : "";
+      RESHARD_CHECK(print(clear + found.text));
+    }
+    std::this_thread::sleep_for(kWatchEvery);
+  }
 }
 
 Expected<Answer> run_command(const Invocation& invocation, app::Context& context) {
@@ -108,16 +146,14 @@ Expected<Answer> run_command(const Invocation& invocation, app::Context& context
     }
     case Command::list:
       return run_list(invocation, context.library);
+    case Command::jobs: {
+      RESHARD_TRY(const app::JobList list, app::list_jobs(context, options, invocation.given));
+      return Answer{jobs_text(list), 0};
+    }
+    case Command::status:
+      return run_status(invocation, context);
   }
   return Answer{};
-}
-
-/// Errors (failed): stdout took less than all. A reader that went away is no error.
-Status print(const std::string& text) {
-  errno = 0;
-  const bool done = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  if (!done && errno != EPIPE) return run_error(fmt::format("stdout: {}", std::strerror(errno)));
-  return {};
 }
 
 void complain(const Error& error) { std::fputs(fmt::format("reshard: error: {}\n", error.message).c_str(), stderr); }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <charconv>
 #include <map>
 
 #include "job_file.h"
@@ -92,6 +93,19 @@ Status apply_options(const std::map<std::string, std::vector<std::string>>& valu
   return {};
 }
 
+/// The value of --line.
+Expected<std::optional<Index>> line_of(const Given& given) {
+  const auto found = given.options.find("line");
+  if (found == given.options.end()) return std::optional<Index>();
+  Index line = 0;
+  const std::string& text = found->second.front();
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), line);
+  if (error != std::errc() || end != text.data() + text.size() || line < 1) {
+    return usage_error(fmt::format("--line {}: expected the number of a line, from 1", text));
+  }
+  return std::optional(line);
+}
+
 /// Puts operands where the command wants them.
 Status apply_operands(const std::vector<std::string>& operands, Invocation& invocation) {
   const CommandInfo& command = info(*invocation.command);
@@ -161,7 +175,8 @@ Expected<Invocation> parse_command_line(const std::vector<std::string>& argument
     return invocation;
   }
   if (const auto config = given.options.find("config"); config != given.options.end()) {
-    RESHARD_TRY(JobFile job, read_job_file(config->second.front(), invocation.command));
+    RESHARD_TRY(const std::optional<Index> line, line_of(given));
+    RESHARD_TRY(JobFile job, read_job_file(config->second.front(), line, invocation.command));
     if (!invocation.command) {
       invocation.command = job.command;
       RESHARD_TRY(given, split_arguments(rest, invocation.command));
@@ -173,11 +188,15 @@ Expected<Invocation> parse_command_line(const std::vector<std::string>& argument
       given.operands.push_back(job.operands[i]);
     }
   }
+  if (given.options.contains("line") && !given.options.contains("config")) {
+    return usage_error("--line: is of the file that --config names, which is missing");
+  }
   if (!invocation.command) {
     if (!given.operands.empty()) return parse_command(given.operands.front()).error();
     return usage_error("no command; `reshard --help` lists them");
   }
   RESHARD_CHECK(apply_options(given.options, invocation));
+  invocation.given = to_job(given.options, Command::convert);
   RESHARD_CHECK(apply_operands(given.operands, invocation));
   return invocation;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,7 +13,7 @@
 
 namespace reshard::cli {
 
-enum class Command { inspect, plan, convert, verify, diff, digest, list };
+enum class Command { inspect, plan, convert, verify, diff, digest, list, jobs, status };
 
 /// A command as the help shows it.
 struct CommandInfo {
@@ -39,7 +40,10 @@ struct Invocation {
   app::Options options;
   std::string list_what;
   bool json = false;
+  bool watch = false;
   ProgressSetting progress;
+  /// Options as keys of a job file, without those that only say how this command runs.
+  nlohmann::ordered_json given;
 };
 
 /// An option as the help shows it, and what it does with its value.

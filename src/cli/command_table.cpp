@@ -12,12 +12,14 @@ namespace {
 
 constexpr unsigned bit(Command command) { return 1u << static_cast<unsigned>(command); }
 
-constexpr unsigned kTarget = bit(Command::plan) | bit(Command::convert);
-constexpr unsigned kStreams = bit(Command::convert) | bit(Command::verify) | bit(Command::diff) | bit(Command::digest);
+constexpr unsigned kJobs = bit(Command::jobs);
+constexpr unsigned kTarget = bit(Command::plan) | bit(Command::convert) | kJobs;
+constexpr unsigned kStreams =
+    bit(Command::convert) | kJobs | bit(Command::verify) | bit(Command::diff) | bit(Command::digest);
 constexpr unsigned kBudget = kStreams | bit(Command::plan);
 constexpr unsigned kSource = kBudget | bit(Command::inspect);
 constexpr unsigned kChoice = kSource & ~bit(Command::digest);
-constexpr unsigned kAll = kSource | bit(Command::list);
+constexpr unsigned kAll = kSource | bit(Command::list) | bit(Command::status);
 
 using Apply = std::function<Status(Invocation&, const std::string&)>;
 
@@ -194,6 +196,20 @@ const std::vector<CommandInfo>& commands() {
        "what the program knows",
        "formats: which model families each holds; models: names for synthetic:MODEL; dtypes: names and casts.",
        {"reshard list formats", "reshard list formats --config-dir my-configs/"}},
+      {Command::jobs,
+       "jobs",
+       {"RUNDIR", "GLOB"},
+       "a line for each checkpoint of a run, for an array of jobs",
+       "Prints job files, one a line, for `convert --config FILE --line I`; leaves out what is done.",
+       {"reshard jobs run/checkpoints '*' --to hf --vocab-size 128256 --out hf/ > jobs.jsonl",
+        "sbatch --array=1-$(wc -l < jobs.jsonl) slurm/array.sbatch jobs.jsonl"}},
+      {Command::status,
+       "status",
+       {"DST|DIR|JOBS.jsonl"},
+       "how conversions stand: state, bytes, rate, time left, errors",
+       "From the files beside the outputs; asks no scheduler. Exit status 1: some wait or run; 4: some stopped or "
+       "failed.",
+       {"reshard status jobs.jsonl", "reshard status out/ --watch"}},
   };
   return all;
 }
@@ -247,11 +263,15 @@ const std::vector<OptionInfo>& options() {
       {"params-style", "STYLE", kTarget, false, "target", "of params.json of format meta: flat, or fairseq2 (flat)",
        text(&Options::params_style)},
       {"overwrite", "", kTarget, false, "target", "replace what is at DST", flag(&Options::overwrite)},
-      {"resume", "", bit(Command::convert), false, "target",
+      {"resume", "", bit(Command::convert) | kJobs, false, "target",
        "go on where an interrupted conversion to DST stopped; do nothing if DST is done", flag(&Options::resume)},
-      {"part", "I/N", kTarget, false, "target", "make part I of N; the last of them to finish makes DST", apply_part},
+      {"part", "I/N", kTarget & ~kJobs, false, "target", "make part I of N; the last of them to finish makes DST",
+       apply_part},
       {"dry-run", "", bit(Command::convert), false, "target",
        "refuse what would be refused, print the plan, write nothing", flag(&Options::dry_run)},
+
+      {"out", "DIR", kJobs, false, "target", "folder for the outputs, one for each checkpoint; made if need be",
+       text(&Options::out)},
 
       {"tolerance", "T", bit(Command::diff), false, "answer", "largest absolute difference that counts as equal (0)",
        apply_tolerance},
@@ -262,7 +282,7 @@ const std::vector<OptionInfo>& options() {
       {"memory-budget", "SIZE", kBudget, false, "run", "memory per rank for tables, plan and buffers (1GiB)",
        size("memory-budget", &Options::memory_budget)},
       {"route", "ROUTE", kTarget, false, "run", "auto, direct (ranks read for themselves) or exchange", apply_route},
-      {"progress", "auto|SECONDS", kBudget, false, "run",
+      {"progress", "auto|SECONDS", kBudget & ~kJobs, false, "run",
        "live line on a terminal, or a line every so often (10); 0: none", apply_progress},
 
       {"config",
@@ -272,6 +292,15 @@ const std::vector<OptionInfo>& options() {
        "general",
        "every option as a key; the command line wins, its operands in their order",
        {}},
+      {"line",
+       "I",
+       kAll,
+       false,
+       "general",
+       "the file of --config has a job on each line (`reshard jobs` writes such): take this one, from 1",
+       {}},
+      {"watch", "", bit(Command::status), false, "general", "print it again every two seconds until all is done",
+       invocation_flag(&Invocation::watch)},
       {"config-dir", "DIR", kAll, false, "general", "more model families and formats; see configs/README.md",
        text(&Options::config_dir)},
       {"json", "", kAll, false, "general", "one JSON document on stdout; schemas in configs/schema/output",
@@ -298,7 +327,8 @@ std::string help_text(std::optional<Command> command) {
     append("\nexamples");
     for (const CommandInfo& one : commands()) append(fmt::format("  {}", one.examples.front()));
     append("\nreshard COMMAND --help says more; reshard --version prints the versions of all libraries.");
-    append("exit status: 0 done, 1 the answer is no (diff, verify), 2 usage or an impossible plan, 3 bad input,");
+    append(
+        "exit status: 0 done, 1 the answer is no (diff, verify, status), 2 usage or an impossible plan, 3 bad input,");
     append("4 failed while running");
     return out;
   }

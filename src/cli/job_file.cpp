@@ -47,10 +47,18 @@ std::vector<std::string> operand_keys(Command command) {
 
 }  // namespace
 
-Expected<JobFile> read_job_file(const std::string& path, std::optional<Command> command) {
+Expected<JobFile> read_job_file(const std::string& file, std::optional<Index> line, std::optional<Command> command) {
   const auto as_usage = [](Error error) { return usage_error("--config: " + error.message); };
-  Expected<std::string> text = io::read_text(path);
+  const std::string path = line ? fmt::format("{}: line {}", file, *line) : file;
+  Expected<std::string> text = io::read_text(file);
   if (!text) return as_usage(std::move(text).error());
+  if (line) {
+    const auto lines = split(*text, '\n');
+    if (*line > std::ssize(lines) || lines[static_cast<std::size_t>(*line - 1)].empty()) {
+      return usage_error(fmt::format("--config: {}: there is no such line, or it is empty", path));
+    }
+    text = std::string(lines[static_cast<std::size_t>(*line - 1)]);
+  }
   Expected<json> parsed = io::parse_strict_json(*text, path);
   if (!parsed) return as_usage(std::move(parsed).error());
   if (!parsed->is_object()) return usage_error(path + ": a job file is a JSON object with an option per key");
@@ -91,6 +99,24 @@ Expected<JobFile> read_job_file(const std::string& path, std::optional<Command> 
     }
     RESHARD_TRY(std::vector<std::string> values, option_values(*option, value, where));
     if (!values.empty()) job.options[name] = std::move(values);
+  }
+  return job;
+}
+
+nlohmann::ordered_json to_job(const std::map<std::string, std::vector<std::string>>& given, Command command) {
+  nlohmann::ordered_json job = nlohmann::ordered_json::object();
+  for (const OptionInfo& option : options()) {
+    const auto found = given.find(std::string(option.name));
+    if (found == given.end() || !option.belongs_to(command) || option.group == "general") continue;
+    if (option.value.empty()) {
+      job[option.name] = true;
+    } else if (option.repeats) {
+      job[option.name] = found->second;
+    } else {
+      const std::string& text = found->second.front();
+      const bool is_number = !text.empty() && text.size() < 10 && text.find_first_not_of("0123456789") == text.npos;
+      job[option.name] = is_number ? nlohmann::ordered_json(std::stol(text)) : nlohmann::ordered_json(text);
+    }
   }
   return job;
 }

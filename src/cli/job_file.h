@@ -18,8 +18,13 @@ struct JobFile {
 };
 
 /// Reads a JSON object with a key for every option (with - or _), "src" and "dst", and "command", which `command`
-/// overrides. Errors (usage): unreadable, a key that the command does not know, a value of another type. Local.
-Expected<JobFile> read_job_file(const std::string& path, std::optional<Command> command);
+/// overrides. With a `line` (from 1), the object is that line of a file of many. Errors (usage): unreadable, no such
+/// line, a key that the command does not know, a value of another type. Local.
+Expected<JobFile> read_job_file(const std::string& path, std::optional<Index> line, std::optional<Command> command);
+
+/// Options as keys of a job file: those of `options` that `command` has and that say what to do, not how this run
+/// shows it. Pure.
+nlohmann::ordered_json to_job(const std::map<std::string, std::vector<std::string>>& options, Command command);
 
 /// The error for an option that the command (or the program) does not have.
 Error unknown_option(const std::string& token, std::optional<Command> command);

@@ -236,6 +236,34 @@ std::string describe(const app::VerifyResult& result) {
   return out + fmt::format("{}: {}\n", result.checkpoint, result.passed() ? "verified" : "NOT as it should be");
 }
 
+std::string describe(const app::StatusResult& result) {
+  using State = app::StatusResult::State;
+  TextTable table("lllrrrl");
+  table.add({"state", "job", "host", "done", "rate", "left", "error"});
+  const auto add = [&](const auto& one, const std::string& name, const std::string& host) {
+    const std::string done =
+        one.bytes == 0 ? "-" : fmt::format("{} of {}", describe_bytes(one.bytes_done), describe_bytes(one.bytes));
+    table.add({std::string(app::to_string(one.state)), name, host, done,
+               one.bytes_per_second > 0 ? describe_rate(one.bytes_per_second) : "-",
+               one.seconds_left >= 0 ? describe_seconds(one.seconds_left) : "-", one.error});
+  };
+  for (const app::StatusResult::Job& job : result.jobs) {
+    const std::string line = job.line > 0 ? fmt::format("{}: ", job.line) : "";
+    add(job, line + (job.dst.empty() ? "?" : job.dst), job.parts.size() == 1 ? job.parts[0].host : "");
+    if (job.parts.size() < 2) continue;
+    for (const app::StatusResult::Part& part : job.parts) {
+      add(part, fmt::format("  part {}/{}", part.part + 1, part.parts), part.host);
+    }
+  }
+  std::vector<std::string> counts;
+  for (const State state : {State::done, State::running, State::waiting, State::stopped, State::failed}) {
+    if (const Index count = result.count(state); count > 0) {
+      counts.push_back(fmt::format("{} {}", count, app::to_string(state)));
+    }
+  }
+  return table.text() + join(counts, ", ") + "\n";
+}
+
 std::string describe(const app::DiffResult& result) {
   TextTable table("llrrrrr");
   table.add({"tensor", "shape", "max |a-b|", "mean |a-b|", "relative L2", "cosine", "changed"});

@@ -10,6 +10,7 @@
 #include "reshard/app/inspect.h"
 #include "reshard/app/list.h"
 #include "reshard/app/plan_report.h"
+#include "reshard/app/status.h"
 #include "reshard/app/verify.h"
 
 namespace reshard::cli {
@@ -19,6 +20,7 @@ std::string describe(const app::InspectResult& result);
 std::string describe(const app::PlanReport& report);
 std::string describe(const app::ConvertResult& result);
 std::string describe(const app::VerifyResult& result);
+std::string describe(const app::StatusResult& result);
 std::string describe(const app::DiffResult& result);
 std::string describe(const app::DigestResult& result);
 std::string describe(const app::FormatList& list);

@@ -166,6 +166,11 @@ Status FileSink::State::make_durable(std::unique_lock<std::mutex>& lock) {
   return status;
 }
 
+bool FileSink::is_complete() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->spans_left == 0;
+}
+
 Status FileSink::flush() {
   std::unique_lock lock(state_->mutex);
   state_->synced.wait(lock, [&] { return !state_->syncing; });

@@ -8,10 +8,6 @@
 
 namespace reshard::format {
 
-/// Name of the built-in format of a path. Errors (input): none or several fit, with what was seen, and that `option`
-/// names it. Local.
-Expected<std::string> detect_format(const std::string& path, const std::string& option);
-
 /// The error (usage) for a name that is none, with a guess at the one that was meant.
 Error unknown_format(const std::string& name, const model::Library& library);
 

@@ -111,17 +111,33 @@ TEST_F(Refusals, Sources) {
   EXPECT_TRUE(nothing_left("out"));
 }
 
-TEST_F(Refusals, FailuresWhileRunningLeaveNothing) {
+// Nothing looks complete then, and --resume goes on.
+TEST_F(Refusals, FailuresWhileRunningCanBeResumed) {
+  const ProgramRun whole = run_program(RESHARD_PROGRAM, "convert " + kModel + " " + path("whole") + " --to nanotron");
+  ASSERT_EQ(whole.status, 0) << whole.err;
   const std::vector<std::tuple<std::string, int, std::string>> faults = {
       {"write:ENOSPC@100000", 4, "No space left"},
       {"write:EIO@0", 4, "out"},
       {"read:EIO@100000", 3, "tensors lm_head.weight to "}};
   for (const auto& [fault, status, part] : faults) {
     for (const int ranks : {1, 3}) {
-      const std::string line = refuse("convert " + kModel + " " + path("out") + " --to nanotron", status, ranks,
-                                      "RESHARD_IO_FAULT=" + fault);
+      const std::string convert = "convert " + kModel + " " + path("out") + " --to nanotron";
+      const std::string line = refuse(convert, status, ranks, "RESHARD_IO_FAULT=" + fault);
       EXPECT_SAYS(line, part) << fault;
-      EXPECT_TRUE(nothing_left("out")) << fault;
+      EXPECT_SAYS(line, "--resume goes on from here");
+      EXPECT_FALSE(std::filesystem::exists(path("out")));
+      const ProgramRun failed = run_program(RESHARD_PROGRAM, "status " + path("out"));
+      EXPECT_EQ(failed.status, 4);
+      EXPECT_SAYS(failed.out, "failed");
+      EXPECT_SAYS(failed.out, part);
+      const ProgramRun resumed = run_program(RESHARD_PROGRAM, convert + " --resume");
+      EXPECT_EQ(resumed.status, 0) << resumed.err;
+      EXPECT_EQ(run_program("/usr/bin/diff", "-r " + path("whole") + " " + path("out")).status, 0);
+      EXPECT_EQ(run_program(RESHARD_PROGRAM, "status " + path("out")).status, 0);
+      std::filesystem::remove_all(path("out"));
+      EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
+      EXPECT_FALSE(std::filesystem::exists(path("out.journal")));
+      std::filesystem::remove(path("out.report.json"));
     }
   }
 }

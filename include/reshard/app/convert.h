@@ -25,21 +25,21 @@ struct ConvertResult {
   std::string src, dst;  ///< dst: where the checkpoint stands
   std::string family, src_format, dst_format;
   layout::Mesh mesh;
-  Index num_files = 0;  ///< with tensors
+  Index num_files = 0;      ///< with tensors
   Index target_bytes = 0;   ///< of all files with tensors
   int part = 0, parts = 1;  ///< 0 <= part < parts
   Index resumed_bytes = 0;  ///< of this part, durable from before
   std::uint64_t plan_hash = 0;
   StreamReport stream;  ///< of this run
   Digests digests;      ///< of the target's values; none unless committed
-  double seconds = 0;  ///< from the first header read to the commit
+  double seconds = 0;   ///< from the first header read to the commit
 };
 
 std::string_view to_string(ConvertResult::Outcome outcome);
 
-/// Converts a checkpoint, or a part of one: describes both sides, plans, streams; the last part commits. Errors (usage):
-/// an impossible target, DST in the way; (input) the source; (failed) anything that breaks while running, after which
-/// DST.partial and DST.journal keep what is durable, for --resume. Collective.
+/// Converts a checkpoint, or a part of one: describes both sides, plans, streams; the last part commits. Errors
+/// (usage): an impossible target, DST in the way; (input) the source; (failed) anything that breaks while running,
+/// after which DST.partial and DST.journal keep what is durable, for --resume. Collective.
 Expected<ConvertResult> convert(Context& context, const Options& options);
 
 nlohmann::ordered_json to_json(const ConvertResult& result);

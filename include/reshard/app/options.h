@@ -47,6 +47,8 @@ struct Options {
   int ranks = 0;  ///< 0: those of this job
   int ranks_per_node = 0;
 
+  std::string out;  ///< jobs: folder for the outputs
+
   // verify, diff
   std::string against;
   std::string against_from;  ///< format of the second checkpoint; empty: detected

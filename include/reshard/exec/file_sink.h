@@ -54,6 +54,8 @@ class FileSink : public Sink {
                  std::span<const std::uint64_t> digests) override;
   /// Syncs every file. Errors (failed): as consume; a span that never got all its bytes. Local.
   Status finish() override;
+  /// Has every span of `spans` got all its bytes? Local.
+  bool is_complete() const;
   /// Makes durable what spans are whole, after a stream that was broken off. Errors (failed): as consume. Local.
   Status flush();
 

@@ -120,6 +120,10 @@ struct SidecarInput {
   const model::Library& library;
 };
 
+/// Name of the built-in format of a path. Errors (input): none or several fit, with what was seen, and that `option`
+/// names it. Local.
+Expected<std::string> detect_format(const std::string& path, const std::string& option);
+
 /// A format: four functions over its table in configs/format. Implementations hold no state.
 class Format {
  public:

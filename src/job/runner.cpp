@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reshard/job/runner.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+constexpr std::size_t kRecordBytes = 4096;  // a block of its own, that can be written on a full disk
 constexpr std::string_view kPrefix = "part-", kSuffix = ".json";
 
 std::string host_name() {
@@ -52,6 +55,17 @@ std::optional<Process> look_at_process(long pid) {
   return Process{state == "Z" || state == "X", field};
 }
 
+/// Writes a text over a file that is there, of that size or longer.
+bool overwrite(const std::string& path, const std::string& text) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return false;
+  struct stat status;
+  const bool fits = ::fstat(fd, &status) == 0 && status.st_size >= static_cast<off_t>(text.size());
+  const bool written = fits && ::pwrite(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
+  ::close(fd);
+  return written;
+}
+
 }  // namespace
 
 Runner Runner::self(const std::string& job) {
@@ -78,7 +92,12 @@ Status PartRecord::write(const std::string& folder) const {
   Json json{{"part", part + 1},    {"parts", parts},    {"state", state},        {"time", time},
             {"host", runner.host}, {"pid", runner.pid}, {"start", runner.start}, {"job", runner.job}};
   json.update(details);
-  return io::replace_text(folder + "/" + file_name(part, parts), json.dump(1) + "\n");
+  std::string text = json.dump(1);
+  text.resize(std::max(text.size() + 1, kRecordBytes), ' ');
+  text.back() = '\n';
+  const std::string path = folder + "/" + file_name(part, parts);
+  Status replaced = io::replace_text(path, text);
+  return !replaced && overwrite(path, text) ? Status() : std::move(replaced);
 }
 
 std::optional<PartRecord> PartRecord::read(const std::string& path) {

@@ -133,6 +133,80 @@ TEST(PlanProperty, TargetsAreWhatTheOracleSays) {
   EXPECT_GT(many_rounds, kCases);
 }
 
+// Parts of the work, each resumed from some point, by any number of ranks: every span is made by one of them, and they
+// are cut alike however they are run.
+TEST(PlanProperty, PartsMakeTheWhole) {
+  int shared = 0;
+  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+    SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
+    std::mt19937_64 random(seed);
+    const auto canon = random_model(random);
+    const layout::Layout src = random_layout(random, canon), dst = random_layout(random, canon);
+    const auto any = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
+    std::vector<Index> src_sizes, dst_sizes;
+    plan::Transfer transfer{&src, {}, &dst, {}, 0, false};
+    transfer.src_places = place_arrays(src, static_cast<std::size_t>(any(1, 5)), any(0, 9), src_sizes);
+    transfer.dst_places = place_arrays(dst, static_cast<std::size_t>(any(1, 5)), 2 * any(0, 20), dst_sizes);
+    const Files sources = oracle_files(src, transfer.src_places, src_sizes);
+    std::vector<plan::TargetFile> targets;
+    for (const Index size : dst_sizes) targets.push_back({size, {}});
+
+    plan::Options options;
+    options.sizes = small_sizes(random);
+    const Index span_bytes = options.sizes.span;
+    const auto whole = plan::Plan::make({transfer}, targets, options);
+    ASSERT_TRUE(whole) << whole.error().message;
+    std::vector<plan::Totals> totals;
+    const Files expected = execute_naively(*whole, sources, dst_sizes, totals);
+    std::vector<std::vector<bool>> done;
+    for (const Index size : dst_sizes) {
+      std::vector<bool>& file = done.emplace_back();
+      for (Index span = 0; span * span_bytes < size; ++span) file.push_back(any(0, 3) == 0);
+    }
+    const int parts = static_cast<int>(any(1, 6));
+    std::vector<std::vector<int>> maker;  // of each span: the part, or -1
+    for (const auto& file : done) maker.emplace_back(file.size(), -1);
+    for (int part = 0; part < parts; ++part) {
+      options.parts = parts;
+      options.part = part;
+      options.ranks = static_cast<int>(any(1, 4));
+      options.route = any(0, 1) == 1 ? plan::Route::exchange : plan::Route::direct;
+      options.done = done;
+      const auto plan = plan::Plan::make({transfer}, targets, options);
+      ASSERT_TRUE(plan) << plan.error().message;
+      ASSERT_EQ(plan->hash(), whole->hash());
+      const Files out = execute_naively(*plan, sources, dst_sizes, totals);
+      Index written = 0;
+      for (int rank = 0; rank < options.ranks; ++rank) {
+        ASSERT_TRUE(plan->totals(rank) == totals[static_cast<std::size_t>(rank)]);
+        written += plan->totals(rank).bytes_written;
+      }
+      ASSERT_EQ(written, plan->target_bytes());
+      options.ranks = 1;
+      options.done.clear();
+      const auto alone = plan::Plan::make({transfer}, targets, options);
+      ASSERT_TRUE(alone) << alone.error().message;
+      for (std::uint32_t f = 0; f < maker.size(); ++f) {
+        for (std::size_t span = 0; span < maker[f].size(); ++span) {
+          const bool mine = plan->owner(f, static_cast<Index>(span)) >= 0;
+          ASSERT_EQ(mine, !done[f][span] && alone->owner(f, static_cast<Index>(span)) >= 0);
+          if (!mine) continue;
+          ASSERT_EQ(maker[f][span], -1);
+          maker[f][span] = part;
+          const auto begin = static_cast<std::ptrdiff_t>(span) * span_bytes;
+          const auto end = std::min<std::ptrdiff_t>(begin + span_bytes, std::ssize(out[f]));
+          ASSERT_TRUE(std::equal(out[f].begin() + begin, out[f].begin() + end, expected[f].begin() + begin));
+        }
+      }
+      shared += part > 0 && plan->target_bytes() > 0;
+    }
+    for (std::uint32_t f = 0; f < maker.size(); ++f) {
+      for (std::size_t span = 0; span < maker[f].size(); ++span) ASSERT_EQ(maker[f][span] < 0, done[f][span]);
+    }
+  }
+  EXPECT_GT(shared, kCases / 2);
+}
+
 TEST(PlanProperty, DigestsDoNotDependOnTheLayoutAndReplicasAreCompared) {
   int replicas = 0;
   for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {

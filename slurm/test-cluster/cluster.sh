@@ -9,7 +9,8 @@
 #   cluster.sh run CMD ...    starts one in a temporary folder, runs CMD for it, stops it, and removes the folder; ends with
 #                             CMD's status, or with 77 where Slurm is not installed
 #
-# Slurm's commands reach it by SLURM_CONF=DIR/slurm.conf, which `run` sets. Each node claims 32 cores and 16 GB.
+# Slurm's commands reach it by SLURM_CONF=DIR/slurm.conf, which `run` sets. Each node claims 32 cores and 16 GB. Jobs in the
+# partition `urgent` preempt those in the default one.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
 
@@ -88,13 +89,18 @@ JobRequeue=0
 KillWait=10
 SlurmdTimeout=10
 SlurmctldTimeout=30
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 PropagateResourceLimits=NONE
 CONF
   for i in "${!nodes[@]}"; do
     echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=32 RealMemory=16000"
   done >>"$dir/slurm.conf"
-  echo "PartitionName=all Nodes=$(IFS=,; echo "${nodes[*]}") Default=YES MaxTime=INFINITE State=UP" >>"$dir/slurm.conf"
+  cat >>"$dir/slurm.conf" <<CONF
+PartitionName=all Nodes=ALL Default=YES
+PartitionName=urgent Nodes=ALL PriorityTier=2
+CONF
 }
 
 start() {
@@ -122,7 +128,7 @@ start() {
   wait_for 30 all_idle || fail "the nodes do not come up: see the logs in $dir"
 }
 
-all_idle() { [ "$(sinfo -h -N -t idle -o %N | wc -l)" = ${#nodes[@]} ]; }
+all_idle() { [ "$(sinfo -h -N -t idle -o %N | sort -u | wc -l)" = ${#nodes[@]} ]; }
 no_jobs() { [ -z "$(squeue -h)" ]; }
 all_gone() { [ -z "$(processes "$@")" ]; }
 

@@ -20,19 +20,19 @@ CLUSTER = ROOT / "slurm/test-cluster/cluster.sh"
 RUN = ROOT / "launch/reshard-run"
 PROGRAM = os.environ.get("RESHARD_PROGRAM", "reshard")
 TINY = ROOT / "tests/data/llama-tiny"
-TO = ("--to", "hf", "--max-shard-size", "30MB")
+TO = ("--to", "hf", "--max-shard-size", "15MB")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 # Two "nodes" on one host, of few cores: ranks find each other by the loopback interface, and give way while they wait.
 ENVIRONMENT = {**os.environ, "RESHARD": PROGRAM, "OMPI_MCA_btl_tcp_if_include": "lo", "OMPI_MCA_mpi_yield_when_idle": "1"}
 
-# A model of 300 MB, of values made up while they are read.
+# A model of 167 MB, of values made up while they are read.
 CONFIG = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8000, "hidden_size": 1024, "num_hidden_layers": 8,
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8000, "hidden_size": 1024, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 4096, "max_position_embeddings": 4096, "hidden_act": "silu",
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
 }  # fmt: skip
-MODEL_BYTES = 300 * 10**6
+MODEL_BYTES = 167 * 10**6
 
 
 def output_of(*command):
@@ -62,7 +62,7 @@ class Case(unittest.TestCase):
 
     @classmethod
     def synthetic(cls):
-        """SRC of the model of 300 MB."""
+        """SRC of that model."""
         path = cls.shared / "config.json"
         path.write_text(json.dumps(CONFIG))
         return f"synthetic:{path}"
@@ -189,7 +189,7 @@ class SameOutput(Case):
         """Two lines of an array name one output; whichever comes second finds it claimed."""
         dst = self.work / "out"
         jobs = self.work / "jobs.jsonl"
-        jobs.write_text(2 * (json.dumps({"src": self.synthetic(), "dst": str(dst), "to": "hf", "max-shard-size": "30MB"}) + "\n"))
+        jobs.write_text(2 * (json.dumps({"src": self.synthetic(), "dst": str(dst), "to": "hf", "max-shard-size": "15MB"}) + "\n"))
         job = self.submit(TEMPLATES / "array.sbatch", jobs, options=["--array=1-2"], rate="25MB")
         tasks = (f"{job}_1", f"{job}_2")
         self.wait_until(lambda: all(self.job(task)["JobState"] in ENDED for task in tasks), "end of both")
@@ -232,11 +232,11 @@ class Parts(Case):
 
 
 class Interrupted(Case):
-    """A conversion of 300 MB over two nodes, 10 MB/s each, stopped in the middle."""
+    """A conversion over two nodes, 15 MB/s each, stopped in the middle."""
 
     def start(self, *options):
         self.dst = self.work / "out"
-        job = self.submit(TEMPLATES / "convert.sbatch", self.synthetic(), self.dst, *TO, rate="10MB", options=["--nodes=2", "--ntasks-per-node=1", *options])
+        job = self.submit(TEMPLATES / "convert.sbatch", self.synthetic(), self.dst, *TO, rate="15MB", options=["--nodes=2", "--ntasks-per-node=1", *options])
         self.wait_for_bytes(job, self.dst, MODEL_BYTES // 3)
         return job
 
@@ -267,11 +267,28 @@ class Interrupted(Case):
     def test_restarts_are_bounded(self):
         template = self.work / "once.sbatch"
         template.write_text((TEMPLATES / "convert.sbatch").read_text().replace("$here/../launch", str(RUN.parent)).replace("--requeue 20", "--requeue 0"))
-        job = self.submit(template, self.synthetic(), self.work / "out", *TO, rate="10MB", options=["--ntasks-per-node=1"])
+        job = self.submit(template, self.synthetic(), self.work / "out", *TO, rate="15MB", options=["--ntasks-per-node=1"])
         self.wait_for_bytes(job, self.work / "out", 1 << 20)
         output_of("scancel", "--batch", "--signal=USR1", job)
         self.wait_for(job, "FAILED", "4:0")
         self.assertIn("not requeued: this was restart 0 of at most 0", self.log(job))
+
+    def test_preempted(self):
+        job = self.start()
+        output_of("sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap=true")
+        self.wait_for(job)
+        self.assertEqual(self.job(job)["Restarts"], "1")
+        self.assert_went_on()
+
+    def test_preempted_after_a_time_of_grace(self):
+        """Then Slurm tells the program alone, and would end the job."""
+        output_of("scontrol", "update", "PartitionName=all", "GraceTime=20", "PreemptMode=CANCEL")
+        self.addCleanup(output_of, "scontrol", "update", "PartitionName=all", "GraceTime=0", "PreemptMode=REQUEUE")
+        job = self.start()
+        output_of("sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap=true")
+        self.wait_for(job)
+        self.assertEqual(self.job(job)["Restarts"], "1")
+        self.assert_went_on()
 
     def test_cancelled_and_submitted_again(self):
         job = self.start()
@@ -313,7 +330,7 @@ class TimeLimit(Case):
     def test_job_goes_on_after_its_time_limit(self):
         """A minute is Slurm's shortest limit, and half a minute before it the job is told; the conversion takes longer."""
         dst = self.work / "out"
-        job = self.submit(TEMPLATES / "convert.sbatch", self.synthetic(), dst, *TO, rate="8MB", options=["--time=1", "--signal=B:USR1@30", "--ntasks-per-node=1"])
+        job = self.submit(TEMPLATES / "convert.sbatch", self.synthetic(), dst, *TO, rate="4MB", options=["--time=1", "--signal=B:USR1@30", "--ntasks-per-node=1"])
         self.wait_for(job, seconds=200)
         self.assertGreaterEqual(int(self.job(job)["Restarts"]), 1)
         self.assertIn("reshard-run: requeueing job", self.log(job))

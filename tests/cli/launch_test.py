@@ -177,14 +177,16 @@ class Machine(Case):
         self.assertEqual(rule(64, 1000 * gib, 5 * gib, gib), 5)  # what the memory holds
         self.assertEqual(rule(2, 1000, 0, gib), 1)
 
-    def ranks_for(self, model):
-        return self.launcher.ranks_here([PROGRAM], [model, "null:", "--to", "nanotron", "--part", "1/4", "--resume"])
+    def ranks_for(self, model, *options):
+        return self.launcher.ranks_here([PROGRAM], [model, "null:", "--to", "nanotron", "--resume", *options])
 
     def test_ranks_follow_the_plan(self):
         self.machine("0-31")
         self.assertEqual(self.ranks_for("synthetic:llama3-70b"), 8)
         self.assertEqual(self.ranks_for(str(MODEL)), 1)
-        self.assertEqual(self.ranks_for("synthetic:llama3.2-1b"), 2)  # reads and writes 2.5 GB, each
+        self.assertEqual(self.ranks_for("synthetic:llama3-8b"), 8)
+        self.assertEqual(self.ranks_for("synthetic:llama3-8b", "--part", "1/4"), 2)  # 8 GB to read and write
+        self.assertEqual(self.ranks_for("synthetic:llama3.2-1b"), 2)  # 5 GB
 
     def test_refusal_of_the_plan_is_ours(self):
         self.machine("0-31")

@@ -87,7 +87,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1,sched_min_interval=0
 JobRequeue=0
 KillWait=10
-SlurmdTimeout=10
+SlurmdTimeout=5
 SlurmctldTimeout=30
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

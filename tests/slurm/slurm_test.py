@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TEMPLATES = ROOT / "slurm"
 CLUSTER = ROOT / "slurm/test-cluster/cluster.sh"
 RUN = ROOT / "launch/reshard-run"
-PROGRAM = os.environ.get("RESHARD_PROGRAM", "reshard")
+PROGRAM = os.path.abspath(shutil.which(os.environ.get("RESHARD_PROGRAM", "reshard")) or "no reshard; set RESHARD_PROGRAM")
 TINY = ROOT / "tests/data/llama-tiny"
 TO = ("--to", "hf", "--max-shard-size", "15MB")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -142,7 +142,7 @@ class Templates(Case):
         for path in (prefix / "bin", prefix / "share/reshard/slurm"):
             path.mkdir(parents=True)
         shutil.copy(RUN, prefix / "bin")
-        (prefix / "bin/reshard").symlink_to(shutil.which(PROGRAM))
+        (prefix / "bin/reshard").symlink_to(PROGRAM)
         template = shutil.copy(TEMPLATES / "convert.sbatch", prefix / "share/reshard/slurm")
         environment = {name: value for name, value in ENVIRONMENT.items() if name != "RESHARD"}
         subprocess.run(["sbatch", "--wait", f"--output={self.work}/log", "--ntasks-per-node=1", template, TINY, self.work / "out", *TO],

@@ -266,8 +266,8 @@ class Sbatch(Case):
 
 
 class Running(Case):
-    def start(self, *arguments):
-        stand_in = self.script("reshard", STAND_IN)
+    def start(self, *arguments, program=STAND_IN):
+        stand_in = self.script("reshard", program)
         self.process = subprocess.Popen([RUN, *map(str, arguments), "a", "b"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**ENVIRONMENT, "RESHARD": str(stand_in)})  # fmt: skip
         self.addCleanup(self.process.kill)
@@ -291,6 +291,18 @@ class Running(Case):
     def test_signals_reach_a_program_alone(self):
         self.assertEqual(self.stop(1, signal.SIGTERM), "rank None got SIGTERM\n")
 
+    def test_second_ctrl_c_ends_what_does_not_stop(self):
+        self.start("--ranks", 2, program=STAND_IN.replace("    sys.exit(4)\n", ""))
+        for _ in range(2):
+            self.assertTrue(self.process.stdout.readline().startswith("ready"))
+        for _ in range(2):
+            self.process.send_signal(signal.SIGINT)
+            time.sleep(1)
+        start = time.monotonic()
+        self.process.communicate(timeout=30)
+        self.assertLess(time.monotonic() - start, 15)
+        self.assertNotEqual(self.process.returncode, 0)
+
     def test_parts_of_a_line_are_one_job(self):
         """The form that binds ranks to the processors of their GPUs: ranks count on, each part has its processors."""
         number = "f\"rank {os.environ['OMPI_COMM_WORLD_RANK']} of {os.environ['OMPI_COMM_WORLD_SIZE']}\\n\""
@@ -311,6 +323,24 @@ class Running(Case):
         self.run_launcher("--ranks", 3, self.work / "nowhere", self.work / "out", "--to", "hf", status=3)
         same = subprocess.run(["diff", "-r", self.work / "out1", self.work / "out3"], capture_output=True, text=True, check=False)
         self.assertEqual(same.stdout + same.stderr, "")
+
+    def test_conversion_that_is_told_to_stop_goes_on(self):
+        config = self.work / "config.json"
+        config.write_text(json.dumps({**json.loads((MODEL / "config.json").read_text()), "hidden_size": 1024, "intermediate_size": 4096, "head_dim": 128}))
+        convert = ["--ranks", "2", f"synthetic:{config}", self.work / "out", "--to", "hf", "--max-shard-size", "5MB"]
+        process = subprocess.Popen([RUN, *convert], stderr=subprocess.PIPE, text=True,
+                                   env={**ENVIRONMENT, "RESHARD": PROGRAM, "RESHARD_IO_THROTTLE": "20MB,20MB"})  # fmt: skip
+        self.addCleanup(process.kill)
+        end = time.monotonic() + 60
+        while sum(path.stat().st_blocks * 512 for path in self.work.glob("out.partial/*")) < 60 * 10**6:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        self.assertIn("interrupted by SIGUSR1", process.communicate(timeout=30)[1])
+        self.assertEqual(process.returncode, 4)
+        self.assertIn("are there from before", self.run_launcher(*convert, "--resume").stderr)
+        subprocess.run([PROGRAM, "convert", f"synthetic:{config}", self.work / "alone", *convert[4:]], check=True, capture_output=True)
+        subprocess.run(["diff", "-r", self.work / "out", self.work / "alone"], check=True)
 
     def test_program_that_is_not_there(self):
         refused = self.run_launcher("--ranks", 1, "a", "b", status=127, RESHARD="/no/such/program")

@@ -153,10 +153,7 @@ Status FileSink::State::make_durable(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   std::set<std::uint32_t> touched;
   for (const job::SpanRecord& span : batch) touched.insert(span.file);
-  Status status;
-  for (const std::uint32_t file : touched) {
-    if (status) status = open.sync(file);
-  }
+  Status status = open.sync(touched);
   io::pass("synced");
   if (status) status = options.durable(batch);
   lock.lock();

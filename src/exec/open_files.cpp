@@ -2,6 +2,7 @@
 #include "open_files.h"
 
 #include <iterator>
+#include <vector>
 
 namespace reshard::exec {
 
@@ -50,19 +51,24 @@ Expected<std::shared_ptr<io::Target>> OpenFiles::get(std::uint32_t file) {
   return at->target;
 }
 
-Status OpenFiles::sync(std::uint32_t file) {
-  std::shared_ptr<io::Target> target;
-  {
+Status OpenFiles::sync(const std::set<std::uint32_t>& files) {
+  std::vector<std::shared_ptr<io::Target>> targets;
+  for (const std::uint32_t file : files) {
     std::unique_lock lock(mutex_);
     const Position at = find(lock, file);
-    if (at == recent_.end()) return {};  // closed, so synced
-    target = at->target;
+    if (at != recent_.end()) targets.push_back(at->target);  // else it is closed, so synced
   }
-  return target->sync();
+  for (const auto& target : targets) target->start_sync();
+  Status first;
+  for (const auto& target : targets) {
+    if (Status status = target->sync(); first && !status) first = std::move(status);
+  }
+  return first;
 }
 
 Status OpenFiles::close_all() {
   const std::lock_guard lock(mutex_);
+  for (Entry& entry : recent_) entry.target->start_sync();
   Status first;
   for (Entry& entry : recent_) {
     if (Status status = entry.target->sync(); first && !status) first = std::move(status);

@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 
 #include "reshard/base/expected.h"
@@ -24,8 +25,8 @@ class OpenFiles {
 
   /// The file, open as long as the result lives. Errors: of opening, or of syncing the file that makes room. Local.
   Expected<std::shared_ptr<io::Target>> get(std::uint32_t file);
-  /// Makes all bytes durable that were written before the call. Local.
-  Status sync(std::uint32_t file);
+  /// Makes all bytes of some files durable that were written before the call. Local.
+  Status sync(const std::set<std::uint32_t>& files);
   /// Syncs and closes all; nobody uses any. Local.
   Status close_all();
 

@@ -91,6 +91,11 @@ class FileTarget : public Target {
     return status;
   }
 
+  void start_sync() override {
+    // Errors show in the sync itself.
+    if (unsynced_) ::sync_file_range(buffered_.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
+  }
+
   Status sync() override {
     // Writes that end later set it again.
     if (!unsynced_.exchange(false)) return {};

@@ -33,36 +33,50 @@ class Sets {
   std::vector<std::size_t> parent_;
 };
 
-/// Appends the parts of `target` between multiples of `chunk` and, where they are far enough apart, between the natural
-/// boundaries of its ops. Twins are cut alike.
+/// Appends the parts of `target` between the natural boundaries of its ops, where they are far enough apart, and inside
+/// these between multiples of `chunk`. Twins are cut alike.
 void cut_target(const Inputs& inputs, const Range& target, Index chunk, std::vector<Range>& parts) {
-  std::vector<Index> cuts = {target.begin, target.end};
-  for (Index at = round_up(target.begin + 1, chunk); at < target.end; at += chunk) {
-    cuts.push_back(inputs.dst_map.snap(target.file, at));
-  }
-  const auto add_boundaries = [&](const Range& range) {
+  const Index least = std::min(inputs.sizes.finest, chunk);
+  // Ops that lie in each other's gaps (gate and up in fused rows) are one.
+  std::vector<Range> reaches;
+  const auto add_reaches = [&](const Range& range) {
     for (const FileMap::Stored& stored : inputs.dst_map.touching(range)) {
-      for (const Index at : {stored.begin, stored.end}) cuts.push_back(at);
       for (const Operation& op : operations_in(inputs, stored, range)) {
         const layout::Reach reach = dst_reach(inputs.operations.strided(op));
-        if ((reach.end - reach.begin) * stored.element < inputs.sizes.finest) continue;
-        cuts.push_back(stored.begin + reach.begin * stored.element);
-        cuts.push_back(stored.begin + reach.end * stored.element);
+        reaches.push_back({0, stored.begin + reach.begin * stored.element, stored.begin + reach.end * stored.element});
       }
+      reaches.push_back({0, stored.end, stored.end});
     }
   };
-  add_boundaries(target);
+  add_reaches(target);
   if (inputs.twins) {
     const auto half = static_cast<std::uint32_t>(inputs.targets.size() / 2);
-    add_boundaries({target.file < half ? target.file + half : target.file - half, target.begin, target.end});
+    add_reaches({target.file < half ? target.file + half : target.file - half, target.begin, target.end});
   }
-  std::sort(cuts.begin(), cuts.end());
+  std::sort(reaches.begin(), reaches.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  std::vector<Index> boundaries;
+  for (const Range& reach : reaches) {
+    if (!boundaries.empty() && reach.begin < boundaries.back()) {
+      boundaries.back() = std::max(boundaries.back(), reach.end);
+    } else {
+      boundaries.push_back(reach.begin);
+      boundaries.push_back(reach.end);
+    }
+  }
+  boundaries.push_back(std::max(target.end, boundaries.empty() ? target.end : boundaries.back()));
   Index from = target.begin;
-  for (const Index at : cuts) {
-    if (at - from < std::min(inputs.sizes.finest, chunk) || at > target.end) continue;
-    if (at < target.end && target.end - at < std::min(inputs.sizes.finest, chunk)) continue;
+  const auto cut_at = [&](Index at, Index until) {
+    if (at - from < least || (at < until && until - at < least)) return;
     parts.push_back({target.file, from, at});
     from = at;
+  };
+  for (const Index at : boundaries) {
+    const Index end = std::min(at, target.end);
+    if (end - from < least || (end < target.end && target.end - end < least)) continue;
+    for (Index inside = round_up(from + 1, chunk); inside < end; inside += chunk) {
+      cut_at(inputs.dst_map.snap(target.file, inside), end);
+    }
+    cut_at(end, target.end);
   }
   if (from < target.end) parts.push_back({target.file, from, target.end});
 }
@@ -300,11 +314,13 @@ std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
 }
 
 std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups, Index round_bytes, bool force) {
-  constexpr Index kNearRounds = 8;
+  constexpr Index kInterleavedRounds = 8;  // of a group that is made for its reads alone
+  constexpr Index kPieces = 8;             // to a round, of what reads in bits: fine enough to follow the source
   std::vector<Batch> batches;
   const auto work = [](const Batch& batch) { return std::max(batch.written, batch.needed.bytes); };
   const auto refine = [&](const auto& self, Batch batch, Index chunk) -> void {
-    if (work(batch) <= round_bytes) {
+    const bool in_bits = !bridged(batch.needed.blocks, inputs.sizes.short_run / 2).empty();
+    if (work(batch) <= (in_bits ? round_bytes / kPieces : round_bytes)) {
       batches.push_back(std::move(batch));
       return;
     }
@@ -333,7 +349,7 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
     for (const Range& range : batch.targets) cut_target(inputs, range, chunk, cuts);
     std::vector<Batch> parts;
     for (const Range& range : cuts) parts.push_back(measure(inputs, {range}));
-    std::vector<Batch> components = interleaved(inputs, linked(inputs, std::move(parts)), kNearRounds * round_bytes);
+    std::vector<Batch> components = linked(inputs, std::move(parts));
     if (components.size() == 1) {
       // What hangs together in small parts hangs together in smaller ones: only force helps.
       if (chunk <= inputs.sizes.short_run && !force) {
@@ -349,7 +365,7 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
     const std::vector<Range>& blocks = batch.needed.blocks;
     return blocks.empty() ? std::pair<std::uint32_t, Index>() : std::pair(blocks.front().file, blocks.front().begin);
   };
-  for (Batch& group : interleaved(inputs, std::move(groups), kNearRounds * round_bytes)) {
+  for (Batch& group : interleaved(inputs, std::move(groups), kInterleavedRounds * round_bytes)) {
     const auto begin = std::ssize(batches);
     refine(refine, std::move(group), std::min(inputs.sizes.span, round_bytes) / 2);
     // Parts of a group lie side by side in the source.

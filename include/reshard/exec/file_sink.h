@@ -37,7 +37,7 @@ class FileSink : public Sink {
   };
   struct Options {
     io::Mode mode;
-    int max_open_files = 64;
+    int max_open_files = 128;
     Index span_bytes = 16 * kMiB;
     /// Bytes of finished spans that a crash may cost. Writers wait for the store where they come near it.
     Index most_undurable_bytes = 256 * kMiB;

@@ -65,6 +65,8 @@ class Target {
   /// Direct where mode, position and address allow (kPage), else buffered, with the dirty pages kept few. Errors
   /// (failed): disk full and the like, with the byte. Local, thread-safe.
   virtual Status write_at(std::span<const std::byte> bytes, Index offset) = 0;
+  /// Starts what a sync() would wait for: of many files the waits are then short. Local.
+  virtual void start_sync() = 0;
   /// fdatasync. Local.
   virtual Status sync() = 0;
 };

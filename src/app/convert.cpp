@@ -85,7 +85,10 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     result.outcome = digests ? ConvertResult::Outcome::committed : ConvertResult::Outcome::part;
     return {};
   };
-  if (Status done = work(); !done) return output->fail(context, std::move(done).error());
+  if (Status done = work(); !done) {
+    RESHARD_CHECK(output->fail(context, std::move(done).error()));
+    result.outcome = ConvertResult::Outcome::present;
+  }
   result.seconds = seconds_since(begin);
   if (comm.rank() == 0 && result.outcome == ConvertResult::Outcome::committed) {
     // The checkpoint stands; a report that cannot be written does not undo that.
@@ -93,6 +96,7 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
     Json report = to_json(result);
     report["command_line"] = context.command;
     report["reshard_version"] = context.version;
+    report[kReportSources] = output->sources();
     if (const std::string job = scheduler_job(); !job.empty()) report["job"] = job;
     for (const job::PartRecord& part : output->parts()) {
       Json one = {{"part", part.part + 1}, {"of", part.parts}, {"host", part.runner.host}, {"job", part.runner.job}};

@@ -72,12 +72,17 @@ std::string sources_text(const Conversion& conversion, const Json& description) 
   return hash_text(hasher.value());
 }
 
-/// Does what stands at DST say that it is the output of this very conversion?
-bool holds(const Conversion& conversion, const nlohmann::json& description) {
+std::string report_path(const Conversion& conversion) { return conversion.dst + ".report.json"; }
+
+/// Does what stands at DST say that it is the output of this very conversion, and the report beside it that it was made
+/// from these very files? (Another source of the same name may have the same headers.)
+bool holds(const Conversion& conversion, const nlohmann::json& description, const std::string& sources) {
   std::optional<nlohmann::json> record = read_record(conversion.dst);
   if (!record) return false;
   record->erase("digests");
-  return *record == description;
+  const auto report = io::read_text(report_path(conversion));
+  const nlohmann::json reported = report ? nlohmann::json::parse(*report, nullptr, false) : nlohmann::json();
+  return *record == description && reported.is_object() && reported.value(kReportSources, "") == sources;
 }
 
 /// The files of the target below the partial output, with the spans that this rank writes.
@@ -121,17 +126,26 @@ Expected<std::optional<Output>> Output::open(Context& context, const Options& op
   bool is_done = false;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
     job::Claim::Request request = conversion.claim_request(options);
-    const Json described = description(context, conversion, options, plan.hash());
+    const nlohmann::json described = description(context, conversion, options, plan.hash());
+    output.sources_ = sources_text(conversion, described);
     request.plan_hash = hash_text(plan.hash());
-    request.sources = sources_text(conversion, described);
-    request.is_done = [&] { return holds(conversion, described); };
+    request.sources = output.sources_;
+    request.is_done = [&conversion, described, sources = output.sources_] {
+      return holds(conversion, described, sources);
+    };
+    output.is_done_ = request.is_done;
     RESHARD_TRY(output.claim_, job::Claim::make(request));
     is_done = !output.claim_;
     if (is_done) return {};
     output.partial_ = output.claim_->partial();
     output.journal_ = output.claim_->journal();
     output.journal_name_ = output.claim_->journal_name();
-    if (output.claim_->resumed()) RESHARD_CHECK(output.read_done(plan.hash()));
+    Status read = output.claim_->resumed() ? output.read_done(plan.hash()) : Status();
+    is_done = !read && output.is_overtaken();
+    if (!read && !is_done) {
+      static_cast<void>(output.claim_->tell("failed", {{"error", read.error().message}}));
+      return read;
+    }
     packed = pack(output.done_);
     return {};
   }();
@@ -240,15 +254,19 @@ Expected<std::optional<Digests>> Output::finish(Context& context, const Options&
   std::optional<Digests> digests;
   std::string last;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
-    // Before the ticket: whoever takes the last one may remove the journal.
-    RESHARD_CHECK(claim_->tell("finished", progress_));
-    RESHARD_TRY(const bool is_last, claim_->take_ticket());
-    if (!is_last) return {};
+    // The part is at work until it is clear that it is not the last: nobody else may finish.
     RESHARD_CHECK(claim_->tell(job::kRunning, progress_));
+    RESHARD_TRY(const bool is_last, claim_->take_ticket());
+    if (!is_last) {
+      const Status told = claim_->tell("finished", progress_);
+      return told || claim_->is_over() ? Status() : told;
+    }
     parts_ = job::PartRecord::read_all(journal_);
     last = "yes";
     RESHARD_TRY(digests, write_rest(context, options, plan_hash));
-    return claim_->commit();
+    // The report to come may not be written any more; this much --resume wants to know.
+    const Json begun = {{"command", "convert"}, {kReportSources, sources_}};
+    return claim_->commit([&] { return io::write_text(report_path(*conversion_), begun.dump() + "\n"); });
   }();
   RESHARD_CHECK(comm::agree(comm, Status(status)));
   comm.broadcast(last, 0);
@@ -303,8 +321,22 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   return digests;
 }
 
-Error Output::fail(Context& context, Error error) {
-  if (context.comm.rank() != 0) return error;
+bool Output::is_overtaken() const { return claim_->is_over() && is_done_(); }
+
+Expected<bool> Output::fail(Context& context, Error error) {
+  std::string overtaken;
+  if (context.comm.rank() == 0) {
+    // A part with nothing left to do may find the journal gone: the last one has committed.
+    overtaken = is_overtaken() ? "yes" : "";
+    if (overtaken.empty()) error = ended_by(context, std::move(error));
+  }
+  context.comm.broadcast(overtaken, 0);
+  if (overtaken.empty()) return error;
+  return true;
+}
+
+/// Says so in the part's record, and in the error that it can be resumed; gives up what cannot. On rank 0.
+Error Output::ended_by(const Context& context, Error error) {
   if (spoiled_) {
     // What was read is not what it should be: none of it counts.
     if (alone_ && done_.empty()) {

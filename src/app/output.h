@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,9 @@
 #include "reshard/job/journal.h"
 
 namespace reshard::app {
+
+/// Key of DST.report.json: a hash of what the source's files were.
+inline constexpr const char* kReportSources = "sources";
 
 /// An output under construction, on all ranks of one of its parts: the claim (rank 0's), what of it is durable, and
 /// the steps that finish it.
@@ -36,9 +40,12 @@ class Output {
   /// and what is no tensor, and commits. Nothing: other parts are still to come. Collective.
   Expected<std::optional<Digests>> finish(Context& context, const Options& options, std::uint64_t plan_hash);
 
-  /// Says in the part's record what ended it, and in the error that it can be resumed; gives up what cannot. Rank 0
-  /// acts. Local.
-  Error fail(Context& context, Error error);
+  /// Says in the part's record what ended it, and in the error that it can be resumed; gives up what cannot. True
+  /// instead of the error: other parts have made DST meanwhile. Collective.
+  Expected<bool> fail(Context& context, Error error);
+
+  /// What the source's files were, for the report.
+  const std::string& sources() const { return sources_; }
 
   /// Records of all parts, as they stood when finish() was called. On the rank and in the part that committed.
   const std::vector<job::PartRecord>& parts() const { return parts_; }
@@ -47,6 +54,8 @@ class Output {
   explicit Output(const Conversion& conversion) : conversion_(&conversion) {}
 
   Status read_done(std::uint64_t plan_hash);
+  bool is_overtaken() const;
+  Error ended_by(const Context& context, Error error);
   Expected<std::vector<job::SpanRecord>> records(std::uint64_t plan_hash) const;
   Expected<Digests> write_rest(const Context& context, const Options& options, std::uint64_t plan_hash);
 
@@ -54,7 +63,8 @@ class Output {
   bool alone_ = true;     // the only part
   bool spoiled_ = false;  // the source turned out to be wrong when all was written
   std::optional<job::Claim> claim_;
-  std::string partial_, journal_, journal_name_;
+  std::function<bool()> is_done_;  // does DST hold this output?
+  std::string partial_, journal_, journal_name_, sources_;
   std::vector<std::vector<bool>> done_;
   std::vector<job::PartRecord> parts_;
   nlohmann::ordered_json progress_;  // what the record of the part said last

@@ -25,6 +25,7 @@ Status OpenFiles::make_room(std::unique_lock<std::mutex>& lock) {
       lock.unlock();
       Status status = it->target->sync();
       lock.lock();
+      if (!status) lost_ = true;
       by_file_.erase(it->file);
       recent_.erase(it);
       closed_.notify_all();
@@ -55,6 +56,7 @@ Status OpenFiles::sync(const std::set<std::uint32_t>& files) {
   std::vector<std::shared_ptr<io::Target>> targets;
   for (const std::uint32_t file : files) {
     std::unique_lock lock(mutex_);
+    if (lost_) return run_error("bytes of files that were closed before are lost");
     const Position at = find(lock, file);
     if (at != recent_.end()) targets.push_back(at->target);  // else it is closed, so synced
   }

@@ -45,6 +45,7 @@ class OpenFiles {
   const Open open_;
   std::mutex mutex_;
   std::condition_variable closed_;
+  bool lost_ = false;        // a file that was closed could not be synced
   std::list<Entry> recent_;  // most recent first
   std::unordered_map<std::uint32_t, Position> by_file_;
 };

@@ -98,13 +98,15 @@ class FileTarget : public Target {
 
   Status sync() override {
     // Writes that end later set it again.
-    if (!unsynced_.exchange(false)) return {};
-    while (::fdatasync(buffered_.get()) != 0) {
-      if (errno == EINTR) continue;
-      unsynced_ = true;
-      return run_error(fmt::format("{}: cannot sync: {}", path_, describe_errno(errno)));
+    const bool unsynced = unsynced_.exchange(false);
+    int error = lost_;
+    while (unsynced && error == 0 && ::fdatasync(buffered_.get()) != 0) {
+      if (errno != EINTR) error = errno;
     }
-    return {};
+    if (error == 0) return {};
+    // The kernel tells of lost bytes once.
+    lost_ = error;
+    return run_error(fmt::format("{}: cannot sync: {}", path_, describe_errno(error)));
   }
 
  private:
@@ -112,8 +114,10 @@ class FileTarget : public Target {
     if (bytes.empty()) return {};
     const Transfer moved = write(buffered_, bytes, offset);
     if (moved.error != 0) return failure(moved, offset);
-    if (const int error = behind_.wrote(buffered_.get(), offset, bytes.size())) return failure({0, error}, offset);
-    return {};
+    const int error = behind_.wrote(buffered_.get(), offset, bytes.size());
+    if (error == 0) return {};
+    lost_ = error;
+    return failure({0, error}, offset);
   }
 
   Status write_body(std::span<const std::byte> bytes, Index offset) {
@@ -138,6 +142,7 @@ class FileTarget : public Target {
   Fd buffered_, direct_;
   std::atomic<bool> is_direct_;
   std::atomic<bool> unsynced_{true};  // its size, to begin with
+  std::atomic<int> lost_{0};          // errno of the store, for bytes that were taken before
   WriteBehind behind_;
 };
 

@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -117,6 +119,21 @@ std::string private_path(const std::string& path) {
   return fmt::format("{}.{}.{}", path, Runner::self("").host, ::getpid());
 }
 
+// Removes the private folders of processes of this host that are gone.
+void remove_litter(const std::string& target) {
+  const std::string prefix = fs::path(private_path(Claim::journal_path(target))).stem().string() + ".";
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator it(parent_of(target), error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename().string().starts_with(prefix)) found.push_back(it->path());
+  }
+  for (const fs::path& path : found) {
+    const std::string number = path.filename().string().substr(prefix.size());
+    const bool is_pid = !number.empty() && number.find_first_not_of("0123456789") == std::string::npos;
+    if (is_pid && ::kill(std::atoi(number.c_str()), 0) != 0 && errno == ESRCH) fs::remove_all(path, error);
+  }
+}
+
 // The claim goes in one step; what is left after a crash has no meaning.
 Status drop_journal(const std::string& target) {
   const std::string journal = Claim::journal_path(target), going = private_path(journal);
@@ -146,6 +163,12 @@ class Lock {
     if (fd_ >= 0) ::close(fd_);
   }
   bool held() const { return held_; }
+  /// Is the locked file still the one at `path`?
+  bool is_at(const std::string& path) const {
+    struct stat locked, there;
+    return fd_ >= 0 && ::fstat(fd_, &locked) == 0 && ::stat(path.c_str(), &there) == 0 &&
+           locked.st_dev == there.st_dev && locked.st_ino == there.st_ino;
+  }
 
  private:
   int fd_;
@@ -360,16 +383,19 @@ Expected<std::optional<Claim>> Claim::make(const Request& asked) {
   RESHARD_TRY(const Request request, with_plain_target(asked));
   Claim claim(request);
   // The journal may come, by a part that is as early as this one, or go, by the last one.
-  constexpr int kAttempts = 3;
+  constexpr int kAttempts = 20;
+  remove_litter(request.target);
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (exists(claim.journal_)) {
       if (!request.joins()) {
         RESHARD_CHECK(clear_claim(request.target));
         continue;
       }
-      RESHARD_TRY(const Joined joined, claim.join());
-      if (joined == Joined::yes) return std::optional(std::move(claim));
-      if (joined == Joined::complete) return std::optional<Claim>();
+      const Expected<Joined> joined = claim.join();
+      if (!joined && (!claim.is_over() || attempt == kAttempts - 1)) return joined.error();
+      if (joined && *joined == Joined::yes) return std::optional(std::move(claim));
+      if (joined && *joined == Joined::complete) return std::optional<Claim>();
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
       continue;
     }
     if (request.joins() && request.is_done && request.is_done()) return std::optional<Claim>();
@@ -415,10 +441,13 @@ Expected<bool> Claim::build() {
   return true;
 }
 
+bool Claim::is_over() const { return !exists(journal_) || exists(journal_ + "/" + kCommit); }
+
 Expected<Claim::Joined> Claim::join() {
   const std::string& target = request_.target;
   RESHARD_CHECK(check_joinable(request_));
   const bool committing = exists(journal_ + "/" + kCommit);
+  if (!committing) RESHARD_CHECK(check_target(request_));
   // Whoever writes the same spans as this part, or finishes the output.
   const auto rivals = [&] {
     std::vector<PartRecord> records = PartRecord::read_all(journal_);
@@ -431,9 +460,11 @@ Expected<Claim::Joined> Claim::join() {
   if (const auto rival = find_living(journal_, before)) {
     return committing ? Expected(Joined::complete) : held_by(target, *rival);
   }
-  // Of several that come to that conclusion one goes on.
+  // Of several that come to that conclusion one goes on. What it has done meanwhile is looked at anew.
   const Lock lock(journal_ + "/" + kOwner, kLockPatience);
+  if (!lock.is_at(journal_ + "/" + kOwner)) return Joined::gone;
   if (!lock.held()) return usage_error(fmt::format("{}: other parts are starting; run again", target));
+  if (exists(journal_ + "/" + kCommit) != committing) return Joined::gone;
   for (const PartRecord& other : rivals()) {
     if (std::find(before.begin(), before.end(), other) == before.end()) return held_by(target, other);
   }
@@ -442,11 +473,16 @@ Expected<Claim::Joined> Claim::join() {
     RESHARD_CHECK(finish_commit(target));
     return Joined::complete;
   }
-  if (!exists(journal_)) return Joined::gone;
   RESHARD_CHECK(make_tickets(journal_, request_.parts));
   RESHARD_CHECK(record(kRunning, Json::object()).write(journal_));
-  if (!request_.one_file && ::mkdir(partial_.c_str(), 0777) != 0 && errno != EEXIST) {
-    return cannot_create(partial_, errno);
+  if (!request_.one_file) {
+    const bool made = ::mkdir(partial_.c_str(), 0777) == 0;
+    if (!made && errno != EEXIST) return cannot_create(partial_, errno);
+    // Not where the last part has just renamed it.
+    if (made && is_over()) {
+      ::rmdir(partial_.c_str());
+      return Joined::gone;
+    }
   }
   resumed_ = true;
   return Joined::yes;
@@ -476,7 +512,7 @@ Expected<bool> Claim::take_ticket() {
       fmt::format("{}: holds no ticket for part {}/{}; was it changed?", tickets, request_.part + 1, request_.parts));
 }
 
-Status Claim::commit() {
+Status Claim::commit(const std::function<Status()>& before) {
   const std::string& target = request_.target;
   std::error_code ignored;
   const bool folder = fs::is_directory(partial_, ignored);
@@ -491,6 +527,7 @@ Status Claim::commit() {
     return run_error(fmt::format("{}: appeared while this job ran, in the way of {}; the output is complete in {}",
                                  old_path(target), target, partial_));
   }
+  if (before) RESHARD_CHECK(before());
   RESHARD_CHECK(io::write_text(journal_ + "/" + kCommit, gives_way ? kPlain : kReplaces));
   RESHARD_CHECK(io::sync_folder(journal_));
   io::pass("mark");

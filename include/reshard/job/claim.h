@@ -55,6 +55,9 @@ class Claim {
   /// True if others had worked on this output before.
   bool resumed() const { return resumed_; }
 
+  /// True if the output was committed, or is about to be, or the claim was given up. Local.
+  bool is_over() const;
+
   /// Tells how this part is doing, in its record: for `reshard status`, and for whoever asks whether it is alive.
   /// `state` is running, stopped, failed or finished; `details` are added to it. Errors (failed). Local.
   Status tell(const std::string& state, const nlohmann::ordered_json& details);
@@ -64,9 +67,9 @@ class Claim {
   Expected<bool> take_ticket();
 
   /// The files under partial() are complete and synced: syncs its folders, makes it DST by one rename (a DST in the way
-  /// becomes DST.old before and is removed after) and gives up the claim. Errors (failed); the next run finishes what
-  /// this one could not. Local.
-  Status commit();
+  /// becomes DST.old before and is removed after) and gives up the claim. `before` is called once nothing is in the way.
+  /// Errors (failed): those of `before`, too; the next run finishes what this one could not. Local.
+  Status commit(const std::function<Status()>& before = {});
   /// Removes partial output and claim after a failure that is not worth resuming. Local.
   void discard();
 
@@ -75,7 +78,7 @@ class Claim {
   enum class Joined {
     yes,
     complete,  ///< the output is complete, and DST now or in a moment
-    gone,      ///< it was given up meanwhile
+    gone,      ///< it was given up or changed hands meanwhile: to be looked at anew
   };
 
   explicit Claim(const Request& request);

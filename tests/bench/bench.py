@@ -149,6 +149,13 @@ class Program:
         return timed
 
 
+def make_cold(program, path):
+    """As drop_caches, but for the programs: only the data is cold."""
+    drop_caches(path)
+    for warm in ([program.reshard, "--version"], [program.store_probe], ["cp", "--version"], ["mpirun", "--version"]):
+        subprocess.run(warm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+
 def model_config(kind, gigabytes):
     """config.json of a model of about that size in bf16: `dense` of few large tensors, `moe` of very many small ones."""
     embed, vocab = (4096, 32768) if kind == "dense" else (1024, 32768)

@@ -55,10 +55,7 @@ def run_case(program, case, rounds, ranks, report):
     names = list(tools)
     for number in range(rounds):
         for tool in names[number % len(names) :] + names[: number % len(names)]:
-            bench.drop_caches(case.src)
-            # Programs come from memory: only the data is cold.
-            for warm in ([program.reshard, "--version"], [program.store_probe], ["cp", "--version"], ["mpirun", "--version"]):
-                subprocess.run(warm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            bench.make_cold(program, case.src)
             load = os.getloadavg()[0]
             runs[tool].append({**tools[tool](program, case), "load": load})
             if tool not in (copy, probe) and number == rounds - 1:

@@ -31,7 +31,7 @@ STREAM_S = 0.7
 # What a node may have written and not made durable.
 IN_FLIGHT = 256 << 20
 
-OPTIONS = argparse.Namespace(kills=100, seed=None)
+OPTIONS = argparse.Namespace(kills=130, seed=None)
 
 Mode = collections.namedtuple("Mode", "ranks parts")
 MODES = [Mode(1, 1), Mode(2, 1), Mode(1, 2), Mode(3, 1), Mode(1, 3), Mode(2, 2)]

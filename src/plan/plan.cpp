@@ -21,10 +21,24 @@ constexpr std::int32_t kNobody = -1;
 
 using Rounds = std::vector<CutRound>;
 
-/// Who of `count` gets what has its middle at byte `middle` of `all`.
-std::int32_t share(Index middle, Index all, int count) {
-  const auto number = static_cast<std::int32_t>(static_cast<__int128>(middle) * count / std::max<Index>(all, 1));
-  return std::min(number, static_cast<std::int32_t>(count - 1));
+/// Deals things of these sizes to `count` takers, in order and about evenly: each takes what brings it nearest to its
+/// share of what is left. Calls take(thing, taker).
+template <class Sizes, class Take>
+void deal_evenly(const Sizes& sizes, int count, Take&& take) {
+  Index left = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) left += sizes[i];
+  int taker = 0;
+  Index taken = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const bool next = taken > 0 && (taken + sizes[i] / 2) * (count - taker) > left;
+    if (next && taker + 1 < count) {
+      left -= taken;
+      taken = 0;
+      ++taker;
+    }
+    take(i, taker);
+    taken += sizes[i];
+  }
 }
 
 /// Where the source arrays lie that any op reads.
@@ -105,20 +119,22 @@ void Plan::State::make_groups() {
   }
   groups = linked(inputs, std::move(spans));
 
-  Index all = 0, before = 0;
-  for (const Batch& group : groups) all += group.written;
+  Index all = 0;
+  std::vector<Index> sizes;
+  for (const Batch& group : groups) {
+    sizes.push_back(group.written);
+    all += group.written;
+  }
   std::vector<Batch> own;
-  for (Batch& group : groups) {
-    const int part = share(before + group.written / 2, all, options.parts);
-    before += group.written;
-    if (part != options.part) continue;
+  deal_evenly(sizes, options.parts, [&](std::size_t g, int part) {
+    if (part != options.part) return;
     std::vector<Range> left;
-    for (const Range& span : group.targets) {
+    for (const Range& span : groups[g].targets) {
       if (!is_done(span)) left.push_back(span);
     }
-    if (left.empty()) continue;
-    own.push_back(left.size() == group.targets.size() ? std::move(group) : measure(inputs, std::move(left)));
-  }
+    if (left.empty()) return;
+    own.push_back(left.size() == groups[g].targets.size() ? std::move(groups[g]) : measure(inputs, std::move(left)));
+  });
   groups = std::move(own);
   for (const Batch& group : groups) target_bytes += group.written;
   std::vector<Range> sources = target_bytes == all ? used_arrays(inputs) : std::vector<Range>();
@@ -140,26 +156,24 @@ void Plan::State::deal(Route how) {
   route = how;
   span_owner.assign(static_cast<std::size_t>(span_base.back()), kNobody);
   group_owner.assign(groups.size(), 0);
-  Index before = 0;
+  std::vector<Index> sizes;
   if (how == Route::exchange) {
     // Whole files, or long runs of them, in target order.
     std::vector<Range> spans;
     for (const Batch& group : groups) spans.insert(spans.end(), group.targets.begin(), group.targets.end());
     std::sort(spans.begin(), spans.end(),
               [&](const Range& a, const Range& b) { return span_number(a) < span_number(b); });
-    for (const Range& span : spans) {
-      span_owner[span_number(span)] = share(before + span.size() / 2, target_bytes, options.ranks);
-      before += span.size();
-    }
+    for (const Range& span : spans) sizes.push_back(span.size());
+    deal_evenly(sizes, options.ranks,
+                [&](std::size_t i, int rank) { span_owner[span_number(spans[i])] = static_cast<std::int32_t>(rank); });
     for (std::size_t g = 0; g < groups.size(); ++g) group_owner[g] = owner_of(groups[g].targets.front());
     return;
   }
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    const Index size = groups[g].written;
-    group_owner[g] = share(before + size / 2, target_bytes, options.ranks);
-    before += size;
+  for (const Batch& group : groups) sizes.push_back(group.written);
+  deal_evenly(sizes, options.ranks, [&](std::size_t g, int rank) {
+    group_owner[g] = static_cast<std::int32_t>(rank);
     for (const Range& span : groups[g].targets) span_owner[span_number(span)] = group_owner[g];
-  }
+  });
 }
 
 Rounds Plan::State::rounds_of(int rank) const {

@@ -264,7 +264,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   RESHARD_TRY(const Index uncompared, files.compare_crcs(comm));
   if (uncompared > 0 && comm.rank() == 0) {
     context.tell(context.note,
-                 fmt::format("{} storages were read in part only: their CRC-32 is not compared", uncompared));
+                 fmt::format("{} storages were read in part only: only verify compares their CRC-32", uncompared));
   }
 
   Streamed streamed;

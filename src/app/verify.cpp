@@ -14,6 +14,7 @@
 #include "reshard/app/digest.h"
 #include "reshard/io/json.h"
 #include "selection.h"
+#include "unread.h"
 
 namespace reshard::app {
 namespace {
@@ -126,6 +127,24 @@ Expected<Check> check_replicas(Context& context, const format::Checkpoint& check
     return check;
   }
   for (const std::string& problem : replicas.problems) add_problem(check, problem);
+  return check;
+}
+
+Expected<Check> check_archives(Context& context, const format::Checkpoint& checkpoint, bool is_part) {
+  Check check{"archives", Check::Outcome::skipped, "", {}};
+  if (is_part) {
+    check.detail = "a part of the checkpoint was asked for";
+    return check;
+  }
+  RESHARD_TRY(const UnreadResult unread, check_unread(context, checkpoint));
+  if (unread.files == 0) {
+    check.detail = "no file says more than what is read of it";
+    return check;
+  }
+  check.outcome = Check::Outcome::passed;
+  check.detail = fmt::format("headers of {} files, CRC-32s of {} storages without weights ({} bytes)", unread.files,
+                             unread.storages, unread.bytes);
+  for (const std::string& problem : unread.problems) add_problem(check, problem);
   return check;
 }
 
@@ -246,6 +265,8 @@ Expected<VerifyResult> verify(Context& context, const Options& given) {
        fmt::format("{} arrays in {} files are those of {} in format {}", checkpoint.layout->arrays().size(),
                    checkpoint.probe.directory.files.size(), checkpoint.probe.spec.family, checkpoint.format->name()),
        {}});
+  RESHARD_TRY(Check archives, check_archives(context, checkpoint, chooses(options)));
+  result.checks.push_back(std::move(archives));
   RESHARD_TRY(Check replicas, check_replicas(context, checkpoint, options));
   result.checks.push_back(std::move(replicas));
 

@@ -145,6 +145,8 @@ std::optional<Index> array_bytes(DType dtype, const Shape& shape, std::string& w
   return *bits / 8;
 }
 
+Status Container::check_headers(io::Source&, const std::string&) const { return {}; }
+
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 }  // namespace reshard::container

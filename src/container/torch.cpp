@@ -246,6 +246,13 @@ class Torch : public Container {
     return not_a(name(), source, path, "it begins neither as a zip archive nor as a pickle of torch");
   }
 
+  Status check_headers(io::Source& source, const std::string& path) const override {
+    RESHARD_TRY(const std::string first, read_text(source, 0, std::min(std::ssize(kZip), source.size()), path));
+    if (first != kZip) return {};
+    RESHARD_TRY(const auto records, zip::read_directory(source, path, zip::Headers::all));
+    return {};
+  }
+
   Expected<FileImage> lay_out(const FileSpec& spec) const override {
     if (spec.root.empty() || spec.root.find('/') != std::string::npos || !check_path(spec.root).empty()) {
       return usage_error(fmt::format("'{}' cannot be the folder inside a torch file", spec.root));

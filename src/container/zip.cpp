@@ -96,7 +96,8 @@ Index descriptor_bytes(Index header, Index size) {
 // Reads and checks the directory of one archive.
 class Reader {
  public:
-  Reader(io::Source& source, const std::string& path) : source_(source), path_(path) {}
+  Reader(io::Source& source, const std::string& path, Headers headers)
+      : source_(source), path_(path), headers_(headers) {}
 
   Expected<std::vector<Record>> run() {
     RESHARD_CHECK(find_end());
@@ -276,7 +277,8 @@ class Reader {
     Record& record = records_[i];
     const Index next = i + 1 < records_.size() ? records_[i + 1].header : directory_;
     const Index expected = data_offset(record.header, record.name.size(), record.size);
-    if (expected + record.size + descriptor_bytes(record.header, record.size) == next) {
+    const bool is_as_torch_puts_it = expected + record.size + descriptor_bytes(record.header, record.size) == next;
+    if (is_as_torch_puts_it && headers_ == Headers::odd) {
       record.offset = expected;
       return {};
     }
@@ -295,6 +297,11 @@ class Reader {
       return fail(record.header, record.name, "its local header and the directory disagree");
     }
     record.offset = record.header + kLocalBytes + name_bytes + extra_bytes;
+    if (is_as_torch_puts_it && record.offset != expected) {
+      return fail(record.header, record.name,
+                  fmt::format("its data begin at byte {} by its local header, at byte {} by where torch puts them",
+                              record.offset, expected));
+    }
     if (record.offset > next || record.size > next - record.offset) {
       return fail(record.header, record.name, "overlaps what follows");
     }
@@ -305,6 +312,7 @@ class Reader {
 
   io::Source& source_;
   const std::string& path_;
+  Headers headers_;
   Index directory_ = 0, directory_bytes_ = 0;
   std::uint64_t entries_ = 0;
   std::vector<Record> records_;
@@ -313,8 +321,8 @@ class Reader {
 
 }  // namespace
 
-Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path) {
-  return Reader(source, path).run();
+Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path, Headers headers) {
+  return Reader(source, path, headers).run();
 }
 
 Writer::Writer(std::vector<std::string> names, const std::vector<Index>& sizes) {

@@ -22,11 +22,15 @@ struct Record {
   std::uint32_t crc = 0;
 };
 
+/// Which local headers are read: of entries that do not lie as torch would put them (then a header that was changed in
+/// place is not seen), or all.
+enum class Headers { odd, all };
+
 /// All entries of an archive, by offset; they are disjoint, uncompressed, and no two names differ in case only. Reads
-/// the directory at the end; local headers only of entries that do not lie as torch would put them (so a header that was
-/// changed in place is not seen). Errors (input):
-/// damage, compression, encryption, several disks, names that lead out of the archive, naming entry and byte. Local.
-Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path);
+/// the directory at the end and local headers. Errors (input): damage, headers that disagree with the directory,
+/// compression, encryption, several disks, names that lead out of the archive, naming entry and byte. Local.
+Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path,
+                                             Headers headers = Headers::odd);
 
 /// Places entries in a new archive, data at multiples of 64 bytes. `names` and `sizes` run together.
 class Writer {

@@ -153,9 +153,9 @@ TEST_F(Program, Verify) {
   succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2");
   const nlohmann::json good = document("verify " + path("nt") + " --vocab-size 259 --against " + kModel, 2);
   EXPECT_TRUE(good["passed"].get<bool>());
-  EXPECT_EQ(good["checks"].size(), 4u);
-  EXPECT_EQ(good["checks"][3]["outcome"], "passed");
-  EXPECT_EQ(document("verify " + kModel)["checks"][2]["outcome"], "skipped");  // nobody wrote a record
+  EXPECT_EQ(good["checks"].size(), 5u);
+  EXPECT_EQ(good["checks"][4]["outcome"], "passed");
+  EXPECT_EQ(document("verify " + kModel)["checks"][3]["outcome"], "skipped");  // nobody wrote a record
 
   // One bit of one value.
   const std::string file = path("nt/model/model/decoder/1/pp_block/post_attention_layernorm/model_weight.safetensors");
@@ -164,7 +164,7 @@ TEST_F(Program, Verify) {
   put_file(file, bytes);
   const nlohmann::json bad = document("verify " + path("nt") + " --vocab-size 259 --against " + kModel, 1, 1);
   EXPECT_FALSE(bad["passed"].get<bool>());
-  for (const std::size_t check : {2u, 3u}) {
+  for (const std::size_t check : {3u, 4u}) {
     EXPECT_EQ(bad["checks"][check]["outcome"], "failed");
     ASSERT_EQ(bad["checks"][check]["problems"].size(), 1u);
     EXPECT_SAYS(bad["checks"][check]["problems"][0].get<std::string>(), "mlp.norm[layer=1]");

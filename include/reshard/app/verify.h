@@ -14,7 +14,7 @@ namespace reshard::app {
 /// One thing that verify looked at.
 struct Check {
   enum class Outcome { passed, failed, skipped };
-  std::string name;  ///< "structure", "replicas", "record", "source"
+  std::string name;  ///< "structure", "archives", "replicas", "record", "source"
   Outcome outcome = Outcome::passed;
   std::string detail;                 ///< what was compared, or why it was not
   std::vector<std::string> problems;  ///< one line each
@@ -28,9 +28,9 @@ struct VerifyResult {
   bool passed() const;
 };
 
-/// Checks a checkpoint: its structure, that replicas agree, its digests against those it was written with and against
-/// those of `options.against` (cast to the dtypes of the checkpoint). What is wrong is in the result, not an error.
-/// Collective.
+/// Checks a checkpoint: its structure, what else its files say of themselves, that replicas agree, its digests against
+/// those it was written with and against those of `options.against` (cast to the dtypes of the checkpoint). What is
+/// wrong is in the result, not an error. Collective.
 Expected<VerifyResult> verify(Context& context, const Options& options);
 
 nlohmann::ordered_json to_json(const VerifyResult& result);

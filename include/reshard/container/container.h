@@ -102,6 +102,8 @@ class Container {
   /// Reads headers only. `path` names the file in errors. Errors (input) name the file, and
   /// tensor and byte where there are some; a file of another kind is called what it seems to be. Local, thread-safe.
   virtual Expected<FileDirectory> read_directory(io::Source& source, const std::string& path) const = 0;
+  /// Checks what read_directory takes on trust, where a file says things twice. Errors (input). Local, thread-safe.
+  virtual Status check_headers(io::Source& source, const std::string& path) const;
   /// The bytes between segments and items are zeros. Pure but for scratch files. Errors (usage): something that the
   /// container cannot hold. Local, thread-safe.
   virtual Expected<FileImage> lay_out(const FileSpec& spec) const = 0;

@@ -469,6 +469,12 @@ Expected<Pickle> read(io::Source& source, Index begin, Index limit, const std::s
   return pickle;
 }
 
+void Writer::real(double value) {
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  bytes_ += 'G';
+  for (int shift = 56; shift >= 0; shift -= 8) bytes_ += static_cast<char>(bits >> shift & 0xff);
+}
+
 void Writer::integer(std::int64_t value) {
   const auto put_bytes = [&](std::int64_t number, int count) {
     for (int i = 0; i < count; ++i) bytes_ += static_cast<char>(static_cast<std::uint64_t>(number) >> (8 * i) & 0xff);

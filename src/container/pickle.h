@@ -88,6 +88,7 @@ class Writer {
   using Memo = std::uint32_t;
   void op(char opcode) { bytes_ += opcode; }
   void integer(std::int64_t value);
+  void real(double value);
   Memo text(std::string_view value);
   Memo global(std::string_view module, std::string_view name);  ///< from the memo, the second time
   void get(Memo memo);

@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_map>
 
@@ -22,6 +24,7 @@ constexpr std::string_view kZip = "PK\x03\x04"sv;
 constexpr std::string_view kLegacy = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"sv;
 constexpr Index kMagicBytes = 15;
 constexpr Index kMaxSmallRecord = 64;
+constexpr auto kMaxInteger = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
 // Members of an archive beside the storages, in the order in which torch writes them.
 constexpr std::string_view kPickle = "data.pkl", kFormatVersion = ".format_version", kAlignment = ".storage_alignment",
@@ -233,6 +236,17 @@ Archive make_archive(const FileSpec& spec) {
   return {std::move(keys), std::move(owners), std::move(pickle), zip::Writer(std::move(names), sizes)};
 }
 
+// Values beside the dictionary: those of one number, text or flag.
+Status check_metadata(const FileSpec& spec) {
+  for (const auto& [key, text] : spec.metadata) {
+    const auto value = nlohmann::json::parse(text, nullptr, false);
+    const bool is_too_big = value.is_number_unsigned() && value.get<std::uint64_t>() > kMaxInteger;
+    if (value.is_primitive() && !value.is_discarded() && !is_too_big) continue;
+    return usage_error(fmt::format("value '{}': a torch file cannot hold {} there", key, text));
+  }
+  return {};
+}
+
 class Torch : public Container {
  public:
   std::string_view name() const override { return "torch"; }
@@ -268,6 +282,7 @@ class Torch : public Container {
       std::string why;
       if (!array_bytes(item.dtype, item.shape, why)) return usage_error(fmt::format("tensor {}: {}", item.name, why));
     }
+    if (!spec.under.empty()) RESHARD_CHECK(check_metadata(spec));
     const Archive archive = make_archive(spec);
     const auto& records = archive.writer.records();
     FileImage image;

@@ -155,6 +155,7 @@ class Collector {
     std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
       return a.offset != b.offset ? a.offset < b.offset : a.length < b.length;
     });
+    RESHARD_CHECK(check_names());
     return directory_.big_endian ? check_widths() : Status();
   }
 
@@ -211,6 +212,17 @@ class Collector {
         keep_value(id, name);
         return {};
     }
+  }
+
+  // Keys that hold dots may spell the name of a nested one.
+  Status check_names() const {
+    std::vector<const Entry*> entries;
+    for (const Entry& entry : directory_.entries) entries.push_back(&entry);
+    std::sort(entries.begin(), entries.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
+    const auto twice = std::adjacent_find(entries.begin(), entries.end(),
+                                          [](const auto* a, const auto* b) { return a->name == b->name; });
+    if (twice == entries.end()) return {};
+    return fail((*twice)->name, "two tensors have this name, as nested keys are joined with dots");
   }
 
   // Long names cost time as values do: a few of them, repeated by the memo, would keep us busy for minutes.
@@ -526,6 +538,8 @@ class StateWriter {
       out_.op(json.get<bool>() ? '\x88' : '\x89');
     } else if (json.is_number_integer()) {
       out_.integer(json.get<std::int64_t>());
+    } else if (json.is_number_float()) {
+      out_.real(json.get<double>());
     } else if (json.is_string()) {
       const std::string text = json.get<std::string>();
       if (text == spec_.under) {

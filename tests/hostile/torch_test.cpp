@@ -242,6 +242,10 @@ TEST(HostileTorch, N34_RefusesNamesThatOccurTwice) {
   const std::string tensor = pickled_tensor("0", 6, 0, {2}, {1});
   expect_says(zip_file(torch_entries("\x80\x02}(" + pickled("w") + tensor + pickled("w") + tensor + "u.", {kStorage})),
               "occurs twice");
+  const std::string nested = "}(" + pickled("b") + tensor + "u";
+  expect_says(
+      zip_file(torch_entries("\x80\x02}(" + pickled("a") + nested + pickled("a.b") + tensor + "u.", {kStorage})),
+      "two tensors have this name");
 }
 
 TEST(HostileTorch, N35_RefusesOrReadsTheSameAtEveryTruncationAndBitFlip) {

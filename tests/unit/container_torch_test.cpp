@@ -6,6 +6,7 @@
 
 #include "reshard/base/crc32.h"
 #include "reshard/container/container.h"
+#include "src/container/zip.h"
 #include "tests/support/files.h"
 #include "tests/support/says.h"
 
@@ -16,7 +17,9 @@ using namespace std::string_literals;
 
 const Container& torch() { return *find("torch"); }
 
-std::string data_file(const std::string& name) { return test::file_bytes(RESHARD_SOURCE_DIR "/tests/data/torch/" + name); }
+std::string data_file(const std::string& name) {
+  return test::file_bytes(RESHARD_SOURCE_DIR "/tests/data/torch/" + name);
+}
 
 Expected<FileDirectory> read(const std::string& bytes) {
   test::MemorySource source(bytes);
@@ -61,6 +64,8 @@ void expect_reference(const std::string& name) {
     EXPECT_EQ(entry.shape, wanted.shape) << wanted.name;
     EXPECT_EQ(values_of(bytes, entry), values_of(expected_bytes, wanted)) << wanted.name;
   }
+  test::MemorySource source(bytes);
+  EXPECT_TRUE(torch().check_headers(source, name));
   for (const FileDirectory::Check& check : directory->checks) {
     const auto run = bytes.substr(static_cast<std::size_t>(check.offset), static_cast<std::size_t>(check.length));
     EXPECT_EQ(crc32(0, std::as_bytes(std::span(run))), check.crc);
@@ -171,13 +176,102 @@ TEST(Torch, WritesThePickleThatTorchWrites) {
 TEST(Torch, WritesTheDictionaryBelowAKey) {
   FileSpec spec;
   spec.under = "model";
-  spec.metadata = {{"fs2", "true"}, {"model_key", "\"model\""}, {"step", "70000"}};
+  spec.metadata = {{"fs2", "true"}, {"lr", "-0.375"}, {"model_key", "\"model\""}, {"none", "null"}, {"step", "70000"}};
   spec.items = {{"w", DType::f32, {2}}};
   const auto directory = read(zeros_file(spec));
   ASSERT_TRUE(directory) << directory.error().message;
   ASSERT_EQ(directory->entries.size(), 1u);
   EXPECT_EQ(directory->entries[0].name, "model.w");
   EXPECT_EQ(directory->metadata, spec.metadata);
+  for (const char* text : {"[1, 2]", "{}", "18446744073709551615", "no JSON"}) {
+    spec.metadata["odd"] = text;
+    const auto refused = torch().lay_out(spec);
+    ASSERT_FALSE(refused) << text;
+    EXPECT_SAYS(refused.error().message, "value 'odd': a torch file cannot hold " + std::string(text));
+  }
+}
+
+// --- archives beyond 4 GiB, of which only what is no data is there
+
+/// Zeros but for a few runs of bytes.
+class SparseSource : public io::Source {
+ public:
+  explicit SparseSource(Index size) : size_(size) {}
+  void put(Index offset, const std::string& bytes) { runs_[offset] = bytes; }
+  Index size() const override { return size_; }
+  Status read_at(std::span<std::byte> into, Index offset) override {
+    const Index end = offset + std::ssize(into);
+    EXPECT_LE(end, size_);
+    std::fill(into.begin(), into.end(), std::byte{0});
+    for (const auto& [begin, bytes] : runs_) {
+      for (Index at = std::max(begin, offset); at < std::min(begin + std::ssize(bytes), end); ++at) {
+        into[static_cast<std::size_t>(at - offset)] =
+            static_cast<std::byte>(bytes[static_cast<std::size_t>(at - begin)]);
+      }
+    }
+    return {};
+  }
+
+ private:
+  Index size_;
+  std::map<Index, std::string> runs_;
+};
+
+TEST(Zip, ReadsWhatItWritesBeyondThe32BitNumbers) {
+  constexpr Index kFourGiB = Index{1} << 32;
+  const std::vector<Index> sizes = {100, kFourGiB - 2, 0, kFourGiB - 1, 7, 5 * kFourGiB, 64, 0};
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < sizes.size(); ++i) names.push_back("archive/data/" + std::to_string(i));
+  zip::Writer writer(names, sizes);
+  SparseSource source(writer.size());
+  for (std::size_t r = 0; r < sizes.size(); ++r) {
+    const zip::Record& record = writer.records()[r];
+    if (sizes[r] > 0) writer.set_crc(r, 0xdeadbe00 + static_cast<std::uint32_t>(r));
+    source.put(record.header, writer.local_header(r));
+    if (writer.descriptor_length(r) > 0) source.put(writer.descriptor_offset(r), writer.descriptor(r));
+    EXPECT_EQ(record.offset % 64, 0);
+    EXPECT_EQ(record.header + std::ssize(writer.local_header(r)), record.offset);
+    EXPECT_EQ(std::ssize(writer.descriptor(r)), writer.descriptor_length(r));
+    const bool is_big = sizes[r] >= kFourGiB - 1 || record.header >= kFourGiB - 1;
+    EXPECT_EQ(writer.descriptor_length(r), sizes[r] == 0 ? 0 : is_big ? 24 : 16) << r;
+  }
+  const std::string end = writer.end();
+  EXPECT_EQ(writer.end_offset() + std::ssize(end), writer.size());
+  source.put(writer.end_offset(), end);
+  for (const zip::Headers headers : {zip::Headers::odd, zip::Headers::all}) {
+    const auto records = zip::read_directory(source, "f.pth", headers);
+    ASSERT_TRUE(records) << records.error().message;
+    ASSERT_EQ(records->size(), sizes.size());
+    for (std::size_t r = 0; r < sizes.size(); ++r) {
+      const zip::Record &found = (*records)[r], &written = writer.records()[r];
+      EXPECT_EQ(found.name, names[r]);
+      EXPECT_EQ(found.size, sizes[r]);
+      EXPECT_EQ(found.header, written.header);
+      EXPECT_EQ(found.offset, written.offset);
+      EXPECT_EQ(found.crc, written.crc);
+    }
+  }
+  // 64-bit numbers that are missing, and a size that the 32-bit number must not stand for.
+  std::string cut = end;
+  const std::size_t extra = cut.find("archive/data/5") + names[5].size();
+  ASSERT_EQ(cut.substr(extra, 2), "\1\0"s);
+  cut[extra] = 2;
+  source.put(writer.end_offset(), cut);
+  EXPECT_FALSE(zip::read_directory(source, "f.pth"));
+}
+
+TEST(Zip, CountsMoreEntriesThan16BitsHold) {
+  constexpr std::size_t kEntries = 70'000;
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kEntries; ++i) names.push_back("a/" + std::to_string(i));
+  const zip::Writer writer(names, std::vector<Index>(kEntries, 0));
+  std::string bytes;
+  for (std::size_t r = 0; r < kEntries; ++r) bytes += writer.local_header(r);
+  bytes += writer.end();
+  test::MemorySource source(bytes);
+  const auto records = zip::read_directory(source, "f.pth", zip::Headers::all);
+  ASSERT_TRUE(records) << records.error().message;
+  EXPECT_EQ(records->size(), kEntries);
 }
 
 }  // namespace

@@ -266,8 +266,9 @@ Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& opt
                                  ? "llama-" + options.model  // Llama 1, by its size alone
                                  : options.model;
     if (!model::find_model(name)) {
-      return usage_error(
-          fmt::format("--model {}: there is no such model; `reshard list models` names them", options.model));
+      const auto meant = did_you_mean(name, model::model_names());
+      return usage_error(fmt::format("--model {}: there is no such model; {}`reshard list models` names them",
+                                     options.model, meant ? "did you mean " + *meant + "? " : ""));
     }
     probe.config_path = "--model " + options.model;
     return model::named_model(name, library);

@@ -116,14 +116,24 @@ Status follow_index(const ShardNames& names, const std::string& index_path, cons
   return {};
 }
 
+// Names the index that a shard lacks: one of `names`, or where no format was asked for, one of any.
+Status refuse_orphans(const ShardNames& names, const std::string& root, const std::vector<std::string>& files,
+                      const SourceOptions& options) {
+  for (const ShardNames& kind : all_shard_names()) {
+    if (&kind != &names && !options.from.empty()) continue;
+    const auto shard = std::find_if(files.begin(), files.end(), [&](const auto& file) { return kind.is_shard(file); });
+    if (shard == files.end()) continue;
+    return input_error(fmt::format("{} has no index beside it: {} is missing", path_of(root, *shard), kind.index()));
+  }
+  return {};
+}
+
 // What is there in place of weight files of these names.
 std::string describe_others(const ShardNames& names, const std::vector<std::string>& files,
                             const SourceOptions& options) {
   for (const std::string& file : files) {
-    if (names.is_shard(file)) return file + " has no index beside it";
     for (const ShardNames& other : all_shard_names()) {
       if (&other != &names && (file == other.single() || other.is_shard(file))) {
-        if (options.from.empty()) return "found " + file + ", without the index that names such files";
         return fmt::format("found {}, a file of another format: leave {} away", file, options.from_option);
       }
     }
@@ -163,6 +173,7 @@ Status find_weights(const ShardNames& names, const std::string& only, const Sour
     RESHARD_CHECK(found.read("index", found.root, index, options.follow));
     RESHARD_CHECK(follow_index(names, path_of(found.root, index), files, found));
   } else {
+    RESHARD_CHECK(refuse_orphans(names, found.root, files, options));
     return input_error(
         fmt::format("{}: expected {} or {}, {}", found.root, single, index, describe_others(names, files, options)));
   }

@@ -105,8 +105,7 @@ Expected<Layout> Layout::predict(std::shared_ptr<const Canon> canon, Table table
         if (found == layout.scope_.numbers.end()) return std::nullopt;
         return found->second;
       });
-      return usage_error(fmt::format("format {}: {} (rule: {})", layout.table_.format,
-                                     message ? *message : requirement.message, requirement.condition));
+      return usage_error("format " + layout.table_.format + ": " + (message ? *message : requirement.message));
     }
   }
 

@@ -254,6 +254,7 @@ TEST(Fairseq2, RefusesWhatItsTableCannotHold) {
     return target ? "no error" : target.error().message;
   };
   EXPECT_SAYS(error("llama-gqa", {8, 1, 1, 1}, ""), "tp (8) must divide num_key_value_heads (4)");
+  EXPECT_EQ(error("llama-gqa", {8, 1, 1, 1}, "").find("rule"), std::string::npos);
   EXPECT_SAYS(error("llama-gqa", {2, 1, 1, 1}, ""), "tp (2) must divide vocab_size (259)");
   EXPECT_SAYS(error("llama-tied", {2, 1, 1, 1}, ""), "must divide vocab_size");
   EXPECT_SAYS(error("llama-gqa", {1, 2, 1, 1}, ""), "leave --pp at 1");
@@ -419,6 +420,7 @@ TEST(Fairseq2, CountsLayersAndTakesAModelByName) {
   SourceOptions options;
   options.model = "llama3_80b";
   EXPECT_SAYS(test::open_error(folder.path("out"), options, Code::usage), "there is no such model");
+  EXPECT_SAYS(test::open_error(folder.path("out"), options, Code::usage), "did you mean llama3-70b?");
   options.model = "7b";
   EXPECT_SAYS(test::open_error(folder.path("out"), options), "--model 7b says");
   options.config_from = folder.path("config.json");

@@ -344,9 +344,9 @@ TEST(HfBin, FilesThatDoNotFitTogetherAreRefused) {
   fs::remove(folder.path("m/pytorch_model.bin.index.json"));
   SourceOptions options;
   options.from = "hf_bin";
-  EXPECT_SAYS(
-      test::open_error(folder.path("m"), options),
-      "expected pytorch_model.bin or pytorch_model.bin.index.json, pytorch_model-00001-of-00003.bin has no index");
+  const std::string orphan = "pytorch_model-00001-of-00003.bin has no index beside it: pytorch_model.bin.index.json";
+  EXPECT_SAYS(test::open_error(folder.path("m"), options), orphan);
+  EXPECT_SAYS(test::open_error(folder.path("m")), orphan);
   options.from = "hf";
   EXPECT_SAYS(test::open_error(folder.path("m"), options), "leave --from away");
 }

@@ -2,6 +2,7 @@
 #include "reshard/app/inspect.h"
 
 #include <algorithm>
+#include <array>
 
 #include "reshard/app/digest.h"
 #include "reshard/app/stream.h"
@@ -11,6 +12,23 @@ namespace reshard::app {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+/// Bytes that the arrays lie in, those that several share once.
+Index stored_bytes(const format::Directory& directory) {
+  std::vector<std::array<Index, 3>> extents;  // file, begin, end
+  for (const format::Directory::Entry& entry : directory.entries) {
+    extents.push_back({entry.file, entry.entry.offset, entry.entry.offset + entry.entry.length});
+  }
+  std::sort(extents.begin(), extents.end());
+  Index bytes = 0, file = -1, at = 0;
+  for (const auto& [of_file, begin, end] : extents) {
+    if (of_file != file) at = 0;
+    file = of_file;
+    bytes += std::max<Index>(0, end - std::max(at, begin));
+    at = std::max(at, end);
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -38,10 +56,10 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   result.vocabulary_padded = names.vocabulary_padded;
   result.ties = names.ties;
   for (const DigestLine& line : names.lines) result.parameters += num_elements(line.shape).value_or(0);
+  result.bytes = stored_bytes(probe.directory);
   result.num_files = std::ssize(probe.directory.files);
   result.num_arrays = std::ssize(probe.directory.entries);
   for (const format::Directory::Entry& entry : probe.directory.entries) {
-    result.bytes += entry.entry.length;
     if (!is_chosen(entry.entry.name, options)) continue;
     result.arrays.push_back({entry.entry.name, entry.entry.dtype, entry.entry.shape, probe.directory.files[entry.file],
                              entry.entry.length});

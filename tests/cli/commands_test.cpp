@@ -69,6 +69,10 @@ TEST_F(Program, Inspect) {
   EXPECT_EQ(some["num_arrays"], whole["num_arrays"]);
   EXPECT_EQ(some["arrays"].size(), 8u);
   EXPECT_TRUE(document("inspect " + kData + "llama-tied")["ties"] == nlohmann::json::array({"head = embed"}));
+  // Two names of one storage are not twice the bytes.
+  const std::string shared = kData + "llama-tied-bin-sharded";
+  const auto index = nlohmann::json::parse(file_bytes(shared + "/pytorch_model.bin.index.json"));
+  EXPECT_EQ(document("inspect " + shared)["bytes"], index["metadata"]["total_size"]);
 }
 
 TEST_F(Program, Lists) {

@@ -198,6 +198,8 @@ Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, cons
   RESHARD_TRY(const format::Format* format, find_target_format(context, options.to));
   auto conversion = std::make_unique<Conversion>();
   RESHARD_TRY(conversion->checkpoint, open_source(context, options.src, source_options(options)));
+  context.tell_notes(conversion->checkpoint.probe.config_notes);
+  context.tell_notes(conversion->checkpoint.probe.conversion_notes);
   tell_unmatched(context, options, conversion->checkpoint);
   RESHARD_CHECK(comm::agree(context.comm, describe(context, options, *format, *conversion)));
   if (!options.keep_dtype.empty()) {

@@ -41,8 +41,9 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
     source.needs = [&](const std::string& array, const std::vector<std::string>&) { return is_chosen(array, options); };
   }
   RESHARD_TRY(const format::Checkpoint checkpoint, open_source(context, options.src, source));
-  tell_unmatched(context, options, checkpoint);
   const format::Probe& probe = checkpoint.probe;
+  context.tell_notes(probe.config_notes);
+  tell_unmatched(context, options, checkpoint);
   const Digests names = make_digests(checkpoint, {}, {});
 
   InspectResult result;
@@ -67,6 +68,7 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   for (const format::Sidecar& sidecar : probe.carried) result.side_files.push_back(sidecar.path);
   result.dropped = checkpoint.dropped;
   result.notes = probe.notes;
+  result.notes.insert(result.notes.end(), probe.config_notes.begin(), probe.config_notes.end());
   return result;
 }
 

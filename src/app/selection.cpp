@@ -127,7 +127,11 @@ Expected<Pair> open_pair(Context& context, const std::string& other, const Optio
   other_whole.config_from.clear();
   other_whole.tokenizer_from.clear();
   RESHARD_TRY(format::Checkpoint a, open_source(context, options.src, whole));
-  RESHARD_TRY(format::Checkpoint b, open_source(context, other, other_whole));
+  RESHARD_TRY(format::Checkpoint b, format::open_checkpoint(other, other_whole, context.library, context.comm));
+  std::vector<std::string> more = b.probe.notes;  // what was not told of the first
+  std::erase_if(
+      more, [&](const std::string& note) { return std::count(a.probe.notes.begin(), a.probe.notes.end(), note) > 0; });
+  context.tell_notes(more);
   Verdicts verdicts;
   judge_lines(a, options, verdicts);
   judge_lines(b, options, verdicts);

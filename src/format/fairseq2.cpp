@@ -204,7 +204,7 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   if (found.weights.empty()) return input_error(folder + ": holds no weight files");
   if (has_old && has_new) return input_error(folder + ": holds checkpoints of two releases, model*.pt and pp_00");
   if (!other_states.empty()) {
-    found.notes.push_back(
+    found.conversion_notes.push_back(
         folder + ": not converted: " + join(std::vector<std::string>(other_states.begin(), other_states.end()), ", "));
   }
   return found;
@@ -280,7 +280,7 @@ Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& opt
     return model::parse_hf_config(config, library, path);
   }
   RESHARD_TRY(const nlohmann::ordered_json card, parse_yaml(text, path));
-  RESHARD_TRY(const Fairseq2Model model, read_model_yaml(card, path, probe.notes));
+  RESHARD_TRY(const Fairseq2Model model, read_model_yaml(card, path, probe.config_notes));
   if (model.num_shards > 0 && model.num_shards != probe.mesh.tp) {
     return input_error(fmt::format("{}: num_shards is {}, but {} holds files of {} tensor-parallel ranks", path,
                                    model.num_shards, found.root, probe.mesh.tp));
@@ -349,7 +349,7 @@ Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptio
               }));
   SideFiles found = SideFiles::unpack(packed);
   Probe probe;
-  probe.notes = std::move(found.notes);
+  found.tell(probe);
   RESHARD_TRY(probe.mesh, find_mesh(found));
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "torch", options.follow, comm));
   rename_entries(probe.directory);

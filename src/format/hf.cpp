@@ -283,7 +283,7 @@ Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions&
   Probe probe;
   probe.config_path = found.paths["config"];
   RESHARD_TRY(probe.spec, parse_config(found, options, library));
-  probe.notes = std::move(found.notes);
+  found.tell(probe);
   note_generic(probe.spec, probe.config_path, probe.notes);
   RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, name_));
   if (names_files(table)) {

@@ -163,14 +163,15 @@ Expected<Probe> LlmsFromScratchFormat::probe(const std::string& path, const Sour
   const std::string& config_path = found.paths["config"];
   Probe probe;
   probe.config_path = config_path;
-  probe.notes = std::move(found.notes);
+  found.tell(probe);
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "torch", options.follow, comm));
   if (rename_entries(probe.directory)) {
-    probe.notes.push_back(path_of(found.root, found.weights.front()) + ": not converted: optimizer_state_dict");
+    probe.conversion_notes.push_back(path_of(found.root, found.weights.front()) +
+                                     ": not converted: optimizer_state_dict");
   }
   RESHARD_TRY(nlohmann::json config, io::parse_strict_json(found.texts["config"], config_path));
   if (!config.contains("model_type")) {
-    RESHARD_TRY(config, read_book_config(config, probe.directory, config_path, probe.notes));
+    RESHARD_TRY(config, read_book_config(config, probe.directory, config_path, probe.config_notes));
     probe.ties_unknown = true;
   }
   RESHARD_TRY(probe.spec, model::parse_hf_config(config, library, config_path));

@@ -83,19 +83,15 @@ Status find_params(const std::vector<std::string>& files, const SourceOptions& o
 }
 
 // Llama 1 and 2 lie in folders beside one tokenizer for all of them.
-Status find_tokenizer(const std::string& path, const SourceOptions& options, SideFiles& found) {
-  const auto& carried = found.carried;
-  if (std::any_of(carried.begin(), carried.end(), [](const Sidecar& file) { return is_tokenizer(file.path); })) {
-    return {};
-  }
+Status find_tokenizer(const SourceOptions& options, SideFiles& found) {
+  if (has_tokenizer(found.carried)) return {};
   const std::string parent = (fs::absolute(found.root).lexically_normal() / "..").lexically_normal().string();
   if (exists(path_of(parent, kTokenizer)) && exists(path_of(parent, "tokenizer_checklist.chk"))) {
     RESHARD_TRY(const auto opened, io::open_source(parent, kTokenizer, options.follow, {}));
     found.carried.push_back({kTokenizer, path_of(parent, kTokenizer), ""});
-    found.notes.push_back(path_of(parent, kTokenizer) + ": taken as the tokenizer, which all models beside it share");
-    return {};
+    found.conversion_notes.push_back(path_of(parent, kTokenizer) +
+                                     ": taken as the tokenizer, which all models beside it share");
   }
-  found.notes.push_back(path + ": has no tokenizer to carry along; --tokenizer-from names a folder that has one");
   return {};
 }
 
@@ -106,7 +102,7 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   RESHARD_CHECK(find_weights(path, files, found));
   RESHARD_CHECK(find_params(files, options, found));
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
-  RESHARD_CHECK(find_tokenizer(path, options, found));
+  RESHARD_CHECK(find_tokenizer(options, found));
   return found;
 }
 
@@ -240,7 +236,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
               }));
   SideFiles found = SideFiles::unpack(packed);
   Probe probe;
-  probe.notes = std::move(found.notes);
+  found.tell(probe);
   probe.mesh.tp = std::ssize(found.weights);
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "torch", options.follow, comm));
   RESHARD_CHECK(refuse_others(probe.directory));
@@ -250,7 +246,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
   if (has_params) {
     probe.config_path = found.paths["params"];
     RESHARD_TRY(const nlohmann::json json, io::parse_strict_json(found.texts["params"], probe.config_path));
-    RESHARD_TRY(params, read_params(json, probe.config_path, probe.notes));
+    RESHARD_TRY(params, read_params(json, probe.config_path, probe.config_notes));
   } else {
     probe.config_path = found.paths["config"];
     RESHARD_TRY(probe.spec, parse_config(found, options, library));
@@ -276,7 +272,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     RESHARD_TRY(const nlohmann::json config, params.hf_config());
     RESHARD_TRY(probe.spec, model::parse_hf_config(config, library, probe.config_path));
     probe.ties_unknown = true;
-    probe.notes.push_back(describe_assumed(params));
+    probe.config_notes.push_back(describe_assumed(params));
   }
   if (has_params) keep_ffn_rule(params.ffn, probe.spec);
   if (is_cut) probe.spec.facts[kByRows] = !shards.columns;
@@ -314,7 +310,7 @@ Expected<std::vector<Sidecar>> MetaFormat::sidecars(const SidecarInput& input, s
   std::vector<Sidecar> sidecars = {{kParams, "", write_params(params, style, by_rows)}};
   sidecars.insert(sidecars.end(), input.carried.begin(), input.carried.end());
   const auto is_model = [](const Sidecar& sidecar) { return sidecar.path == kTokenizer; };
-  if (std::none_of(input.carried.begin(), input.carried.end(), is_model)) {
+  if (has_tokenizer(input.carried) && std::none_of(input.carried.begin(), input.carried.end(), is_model)) {
     notes.push_back(
         "meta: there is no tokenizer.model to carry along, which Meta's models read; give --tokenizer-from");
   }

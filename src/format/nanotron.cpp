@@ -97,8 +97,8 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   }
   if (found.weights.empty()) return input_error(found.root + "/model: holds no weight files");
   if (!other_states.empty()) {
-    found.notes.push_back(found.root + ": not converted: " +
-                          join(std::vector<std::string>(other_states.begin(), other_states.end()), ", "));
+    found.conversion_notes.push_back(found.root + ": not converted: " +
+                                     join(std::vector<std::string>(other_states.begin(), other_states.end()), ", "));
   }
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
   return found;
@@ -179,10 +179,10 @@ Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptio
   const std::string& config_path = found.paths["config"];
   Probe probe;
   probe.config_path = config_path;
-  probe.notes = std::move(found.notes);
+  found.tell(probe);
   RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(found.texts["config"], config_path));
   if (!config.is_object()) return input_error(config_path + ": expected a JSON object");
-  RESHARD_TRY(const NanotronModel model, read_model_config(config, config_path, probe.notes));
+  RESHARD_TRY(const NanotronModel model, read_model_config(config, config_path, probe.config_notes));
   RESHARD_TRY(probe.spec, model::parse_hf_config(model.hf, library, config_path));
   RESHARD_TRY(probe.mesh, find_mesh(found));
   probe.options.numbers["rope_interleaved"] = model.rope_interleaved ? 1 : 0;
@@ -254,14 +254,8 @@ Expected<std::vector<TargetFile>> NanotronFormat::files(const layout::Layout& la
 Expected<std::vector<Sidecar>> NanotronFormat::sidecars(const SidecarInput& input,
                                                         std::vector<std::string>& notes) const {
   RESHARD_TRY(const std::string version, target_version(input.options));
-  const bool has_tokenizer = std::any_of(input.carried.begin(), input.carried.end(),
-                                         [](const Sidecar& sidecar) { return is_tokenizer(sidecar.path); });
-  if (!has_tokenizer) {
-    notes.push_back(
-        "the source has no tokenizer: the config.yaml written here names none; --tokenizer-from supplies one");
-  }
   const NanotronSideFiles texts{input.spec, input.options, version, stored_rows(input.layout, input.options),
-                                has_tokenizer};
+                                has_tokenizer(input.carried)};
   std::vector<Sidecar> sidecars = {{kConfig, "", texts.model_config_text(notes)},
                                    {"checkpoint_metadata.json", "", texts.checkpoint_metadata()},
                                    {"config.yaml", "", texts.config_yaml()}};

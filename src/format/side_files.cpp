@@ -40,8 +40,18 @@ bool is_at_top(const std::string& path) { return path.find('/') == std::string::
 
 bool is_tokenizer(const std::string& path) { return matches_any(kTokenizer, path); }
 
+bool has_tokenizer(const std::vector<Sidecar>& carried) {
+  return std::any_of(carried.begin(), carried.end(), [](const Sidecar& file) { return is_tokenizer(file.path); });
+}
+
 bool is_carried(const std::string& path) {
   return is_tokenizer(path) || (is_at_top(path) && (matches_any(kOther, path) || matches_glob("*.py", path)));
+}
+
+void SideFiles::tell(Probe& probe) {
+  probe.notes = std::move(notes);
+  probe.config_notes = std::move(config_notes);
+  probe.conversion_notes = std::move(conversion_notes);
 }
 
 std::string SideFiles::pack() const {
@@ -67,7 +77,7 @@ std::string SideFiles::pack() const {
     packer.text(sidecar.copy_from);
     packer.text(sidecar.text);
   }
-  put(notes);
+  for (const auto* list : {&notes, &config_notes, &conversion_notes}) put(*list);
   return packer.take();
 }
 
@@ -94,7 +104,7 @@ SideFiles SideFiles::unpack(std::string_view bytes) {
     sidecar.text = unpacker.text();
     files.carried.push_back(std::move(sidecar));
   }
-  get(files.notes);
+  for (auto* list : {&files.notes, &files.config_notes, &files.conversion_notes}) get(*list);
   return files;
 }
 

@@ -13,6 +13,7 @@ namespace reshard::format {
 /// Files that belong to a model whatever its weights look like: generation config, tokenizer, licence, remote code, ...
 bool is_carried(const std::string& path);
 bool is_tokenizer(const std::string& path);
+bool has_tokenizer(const std::vector<Sidecar>& carried);
 
 /// What rank 0 found beside the weights; the same on all ranks once it has travelled.
 struct SideFiles {
@@ -21,8 +22,10 @@ struct SideFiles {
   std::map<std::string, std::string> texts;  ///< small files that were read, by their role ("config", "index")
   std::map<std::string, std::string> paths;  ///< where they were read, for messages
   std::vector<Sidecar> carried;
-  std::vector<std::string> notes;
+  std::vector<std::string> notes, config_notes, conversion_notes;  ///< as of Probe
 
+  /// Hands the notes over.
+  void tell(Probe& probe);
   std::string pack() const;
   static SideFiles unpack(std::string_view bytes);
 

@@ -14,6 +14,7 @@
 #include "reshard/base/text.h"
 #include "reshard/format/format.h"
 #include "selection.h"
+#include "side_files.h"
 
 namespace reshard::format {
 
@@ -185,6 +186,10 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   RESHARD_CHECK(add_extras(*target.layout, spec, target.files));
   const SidecarInput input{spec, *target.layout, target.files, options, source.probe.carried, library};
   RESHARD_TRY(target.sidecars, target.format->sidecars(input, target.notes));
+  if (!source.synthetic && !has_tokenizer(source.probe.carried)) {
+    target.notes.emplace_back(
+        "the source has no tokenizer to carry along; --tokenizer-from names a folder that has one");
+  }
   if (target.format->one_file()) {
     RESHARD_CHECK(target.format->put_inside(input, target.sidecars, target.files.front()));
     target.sidecars.clear();

@@ -153,6 +153,29 @@ TEST_F(Program, PaddedVocabulariesAreSaid) {
   EXPECT_EQ(document("digest " + path("nt") + " --vocab-size 259")["digests"], document("digest " + kModel)["digests"]);
 }
 
+// What only matters to a conversion is told by it alone, and once.
+TEST_F(Program, NotesAreToldWhereTheyMatter) {
+  const std::string meta = RESHARD_SOURCE_DIR "/tests/interop/meta/llama-tied-mp1";
+  const auto count = [](const std::string& text, const std::string& part) {
+    int found = 0;
+    for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  const ProgramRun converted = succeed("convert " + meta + " " + path("out") + " --to meta");
+  EXPECT_EQ(count(converted.err, "tokenizer"), 2) << converted.err;  // one note, which names the option
+  EXPECT_EQ(count(converted.err, "token ids of begin"), 1) << converted.err;
+  const ProgramRun inspected = succeed("inspect " + meta);
+  EXPECT_EQ(count(inspected.err, "tokenizer"), 0) << inspected.err;
+  EXPECT_EQ(count(inspected.err, "token ids of begin"), 1) << inspected.err;
+  EXPECT_EQ(succeed("digest " + meta).err, "");
+  EXPECT_EQ(succeed("diff " + meta + " " + path("out")).err, "");
+  EXPECT_EQ(succeed("verify " + meta + " --against " + path("out")).err, "");
+  // The same note about two checkpoints.
+  succeed("convert " + kModel + " " + path("nt") + " --to nanotron");
+  const ProgramRun compared = succeed("diff " + path("nt") + " " + path("nt"));
+  EXPECT_EQ(count(compared.err, "--vocab-size"), 1) << compared.err;
+}
+
 TEST_F(Program, Verify) {
   succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2");
   const nlohmann::json good = document("verify " + path("nt") + " --vocab-size 259 --against " + kModel, 2);

@@ -307,13 +307,12 @@ TEST(Meta, OtherModelsAreRefused) {
 
 TEST(Meta, SaysWhatItAssumes) {
   const auto source = open_well(test::fixture("meta/llama-tied-mp1"));
-  EXPECT_SAYS(all_notes(source.probe.notes), "max_position_embeddings 4096");
-  EXPECT_SAYS(all_notes(source.probe.notes), "--config-from");
-  EXPECT_SAYS(all_notes(source.probe.notes), "no tokenizer");
+  EXPECT_SAYS(all_notes(source.probe.config_notes), "max_position_embeddings 4096");
+  EXPECT_SAYS(all_notes(source.probe.config_notes), "--config-from");
   SourceOptions options;
   options.config_from = test::fixture("hf/llama-tied");
   const auto told = open_well(test::fixture("meta/llama-tied-mp1"), options);
-  EXPECT_EQ(all_notes(told.probe.notes).find("max_position"), std::string::npos);
+  EXPECT_EQ(all_notes(told.probe.config_notes).find("max_position"), std::string::npos);
   EXPECT_EQ(told.probe.spec.integer("max_position_embeddings"), 512);
   EXPECT_TRUE(told.probe.spec.flag("tie_word_embeddings"));
 }

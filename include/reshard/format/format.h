@@ -73,9 +73,11 @@ struct Probe {
   layout::Scope options;    ///< numbers for conditions of the table (rope_interleaved, ...)
   std::string config_path;  ///< where the spec comes from, for messages
   Directory directory;
-  std::vector<Sidecar> carried;    ///< tokenizer, generation config and the like
-  std::vector<std::string> notes;  ///< for people, on stderr
-  Index bytes_read = 0;            ///< of weights, to answer questions (are two arrays equal), over all ranks
+  std::vector<Sidecar> carried;               ///< tokenizer, generation config and the like
+  std::vector<std::string> notes;             ///< for people, on stderr: what was found, of every command
+  std::vector<std::string> config_notes;      ///< how the configuration was understood: where it is shown or converted
+  std::vector<std::string> conversion_notes;  ///< what a conversion takes along and leaves behind
+  Index bytes_read = 0;  ///< of weights, to answer questions (are two arrays equal), over all ranks
 };
 
 /// Options about the target that change its bytes.

@@ -28,6 +28,9 @@ constexpr const char* kCard = "model.yaml";
 constexpr const char* kConfig = "config.json";
 constexpr const char* kEmbedding = "decoder_frontend.embed.weight";
 constexpr std::string_view kLayers = "decoder.layers.";
+constexpr const char* kQuery = "decoder.layers.0.self_attn.q_proj.weight";
+constexpr const char* kOutput = "decoder.layers.0.self_attn.output_proj.weight";
+constexpr Index kMostNumber = 1'000'000'000'000;  // in a name
 constexpr const char* kCarbonCopy = "cc";
 constexpr int kCardLevels = 5;  // from a file of a rank up to the folder of all steps
 
@@ -37,12 +40,12 @@ std::optional<Index> number_in(std::string_view text, std::string_view before, s
   text = text.substr(before.size(), text.size() - before.size() - behind.size());
   Index number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || number < 0) return {};
+  if (error != std::errc() || end != text.data() + text.size() || number < 0 || number > kMostNumber) return {};
   return number;
 }
 
 bool has_weights(const std::string& folder) {
-  for (const char* file : {"/pp_00", "/model/pp_00", "/model.pt", "/model.0.pt"}) {
+  for (const char* file : {"/pp_00", "/model/pp_00", "/model.pt", "/model.0.pt", "/model.1.pt"}) {
     if (exists(folder + file)) return true;
   }
   return false;
@@ -210,6 +213,32 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   return found;
 }
 
+// Names the file of a cell of the grid that those there belong to.
+Error missing_file(const SideFiles& found, Index tp, Index sdp, const std::string& why) {
+  const fs::path file(path_of(found.root, found.weights.front()));
+  const bool is_old = Fairseq2File::parse(found.weights.front())->is_old;
+  const fs::path path = is_old ? file.parent_path() / fmt::format("model.{}.pt", tp)
+                               : file.parent_path().parent_path() / fmt::format("tp_{:02d}/sdp_{:02d}.pt", tp, sdp);
+  return input_error(fmt::format("{} is missing: {}", path.string(), why));
+}
+
+// Every tensor-parallel rank has a file for every data-parallel one.
+Status check_grid(const SideFiles& found, const layout::Mesh& mesh) {
+  std::set<std::pair<Index, Index>> there;
+  for (const std::string& path : found.weights) {
+    const auto cell = Fairseq2File::parse(path);
+    if (cell) there.emplace(cell->tp, cell->sdp);
+  }
+  if (there.empty()) return {};  // a file of another name, given by itself
+  for (Index tp = 0; tp < mesh.tp; ++tp) {
+    for (Index sdp = 0; sdp < mesh.dp; ++sdp) {
+      if (there.contains({tp, sdp})) continue;
+      return missing_file(found, tp, sdp, fmt::format("file names tell of a grid of {} by {}", mesh.tp, mesh.dp));
+    }
+  }
+  return {};
+}
+
 Expected<layout::Mesh> find_mesh(const SideFiles& found) {
   layout::Mesh mesh;
   for (const std::string& file : found.weights) {
@@ -218,8 +247,38 @@ Expected<layout::Mesh> find_mesh(const SideFiles& found) {
     mesh.tp = std::max(mesh.tp, cell->tp + 1);
     mesh.dp = std::max(mesh.dp, cell->sdp + 1);
   }
-  RESHARD_CHECK(check_mesh(mesh, found.root, found.weights.size()));
+  RESHARD_CHECK(check_grid(found, mesh));
   return mesh;
+}
+
+// Ranks behind the last ones that are there, which no name tells: a part of output_proj is as wide as there are
+// tensor-parallel ranks, and as long as there are data-parallel ones.
+Status check_ranks(const SideFiles& found, const Probe& probe) {
+  if (!Fairseq2File::parse(found.weights.front())) return {};  // a file of another name, given by itself
+  const Directory& directory = probe.directory;
+  const auto first = [&](const char* name) -> const Shape* {
+    for (const Directory::Entry& entry : directory.entries) {
+      const auto cell = Fairseq2File::parse(directory.files[entry.file]).value_or(Fairseq2File{});
+      if (cell.tp == 0 && cell.sdp == 0 && entry.entry.name == name) return &entry.entry.shape;
+    }
+    return nullptr;
+  };
+  const Shape *query = first(kQuery), *output = first(kOutput);
+  const Index dim = probe.spec.integer("hidden_size");
+  const Index width =
+      checked_mul(probe.spec.integer("num_attention_heads"), probe.spec.integer("head_dim")).value_or(0);
+  // A config of another model is told by the shapes.
+  const bool fits = query != nullptr && output != nullptr && query->size() == 2 && output->size() == 2 &&
+                    (*query)[1] == dim && (*output)[0] > 0 && (*output)[0] <= dim && (*output)[1] > 0 &&
+                    width % (*output)[1] == 0;
+  if (!fits) return {};
+  const auto parts_of = [](Index ranks, const char* kind) {
+    return fmt::format("the files there hold parts of {} {}-parallel ranks", ranks, kind);
+  };
+  const Index tp = width / (*output)[1], dp = 1 + (dim - 1) / (*output)[0];
+  if (tp > probe.mesh.tp) return missing_file(found, probe.mesh.tp, 0, parts_of(tp, "tensor"));
+  if (dp > probe.mesh.dp) return missing_file(found, 0, probe.mesh.dp, parts_of(dp, "data"));
+  return {};
 }
 
 // Until 0.4 the weights lie in a dictionary below a key that stands beside it; wrappers of the model leave their mark.
@@ -281,6 +340,9 @@ Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& opt
   }
   RESHARD_TRY(const nlohmann::ordered_json card, parse_yaml(text, path));
   RESHARD_TRY(const Fairseq2Model model, read_model_yaml(card, path, probe.config_notes));
+  if (model.num_shards > probe.mesh.tp && Fairseq2File::parse(found.weights.front())) {
+    return missing_file(found, probe.mesh.tp, 0, fmt::format("{} says num_shards {}", path, model.num_shards));
+  }
   if (model.num_shards > 0 && model.num_shards != probe.mesh.tp) {
     return input_error(fmt::format("{}: num_shards is {}, but {} holds files of {} tensor-parallel ranks", path,
                                    model.num_shards, found.root, probe.mesh.tp));
@@ -358,6 +420,7 @@ Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptio
     return usage_error(fmt::format("--vocab-size {}: {} says {}, and fairseq2 has no rows of padding",
                                    options.vocab_size, probe.config_path, probe.spec.integer("vocab_size")));
   }
+  RESHARD_CHECK(check_ranks(found, probe));
   // Its own 13B configs say 32 of 40 layers: what is stored counts. Fewer than said is what reconciliation finds.
   const Index stated = probe.spec.integer("num_hidden_layers"), layers = count_layers(probe.directory);
   if (layers > stated) {

@@ -30,6 +30,7 @@ constexpr const char* kFirst = "consolidated.00.pth";
 constexpr const char* kOnly = "consolidated.pth";  // so named in some repositories
 constexpr const char* kEmbedding = "tok_embeddings.weight";
 constexpr const char* kHead = "output.weight";
+constexpr const char* kQuery = "layers.0.attention.wq.weight";
 constexpr const char* kByRows = "meta_embedding_by_rows";  // fact of a spec
 constexpr const char* kTokenizer = "tokenizer.model";
 
@@ -42,6 +43,8 @@ std::string folder_of(const std::string& path) {
   const fs::path file(path);
   return file.has_parent_path() ? file.parent_path().string() : ".";
 }
+
+std::string file_of_rank(std::size_t rank) { return fmt::format("consolidated.{:02d}.pth", rank); }
 
 // The files of all ranks, in order.
 Status find_weights(const std::string& path, const std::vector<std::string>& files, SideFiles& found) {
@@ -56,7 +59,7 @@ Status find_weights(const std::string& path, const std::vector<std::string>& fil
     return input_error(fmt::format("{}: holds both {} and {}: two checkpoints", found.root, kOnly, kFirst));
   }
   for (std::size_t rank = 0; rank < found.weights.size() && found.weights.back() != kOnly; ++rank) {
-    const std::string expected = fmt::format("consolidated.{:02d}.pth", rank);
+    const std::string expected = file_of_rank(rank);
     if (found.weights[rank] != expected) {
       return input_error(fmt::format("{}: {} is missing, but there is {}", found.root, expected, found.weights[rank]));
     }
@@ -151,6 +154,22 @@ Shards look_at_shards(const Directory& directory, Index dim) {
   return shards;
 }
 
+// What is missing behind the last file that is there, no name tells: a shard of wq is as long as there are ranks.
+Status check_ranks(const Directory& directory, Index dim) {
+  const auto ranks = static_cast<Index>(directory.files.size());
+  for (const Directory::Entry& entry : directory.entries) {
+    if (entry.entry.name != kQuery) continue;
+    const Shape& shape = entry.entry.shape;
+    // A config of another model is told by the shapes.
+    const bool fits = shape.size() == 2 && shape[1] == dim && shape[0] > 0 && dim % shape[0] == 0;
+    if (!fits || dim / shape[0] <= ranks) return {};
+    return input_error(fmt::format("{} is missing: the {} there hold parts of {} ranks",
+                                   path_of(directory.root, file_of_rank(directory.files.size())),
+                                   ranks == 1 ? "one file" : fmt::format("{} files", ranks), dim / shape[0]));
+  }
+  return {};
+}
+
 // How many ranks in a row hold copies of one kv head: more than one where the model has fewer heads than ranks, which
 // params.json does not tell from as many heads. Every array of k and v is compared, but only once the first ones turn
 // out to be equal. Collective.
@@ -222,7 +241,12 @@ Expected<bool> is_by_rows(const MetaParams& params, const model::Spec& spec, con
 double MetaFormat::detect(const std::string& path) const {
   const std::string folder = folder_of(path);
   if (folder != path && !is_weight_file(fs::path(path).filename().string())) return 0;
-  const bool has_weights = exists(path_of(folder, kFirst)) || exists(path_of(folder, kOnly));
+  std::error_code ignored;
+  const fs::directory_iterator files(folder, ignored);
+  // What is missing among them is told later.
+  const bool has_weights = std::any_of(begin(files), end(files), [](const fs::directory_entry& file) {
+    return is_weight_file(file.path().filename().string());
+  });
   return !has_weights ? 0 : exists(path_of(folder, kParams)) ? 1 : 0.7;
 }
 
@@ -252,6 +276,11 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     RESHARD_TRY(probe.spec, parse_config(found, options, library));
     params.dim = probe.spec.integer("hidden_size");
     params.vocab_size = probe.spec.integer("vocab_size");
+  }
+  RESHARD_CHECK(check_ranks(probe.directory, params.dim));
+  if (probe.mesh.tp > 1) {
+    probe.conversion_notes.push_back(fmt::format(
+        "the norms lie in all {} files: those of {} are taken; `reshard verify` compares them", probe.mesh.tp, kFirst));
   }
   const Shards shards = look_at_shards(probe.directory, params.dim);
   params.vocab_size = params.vocab_size.value_or(shards.rows);

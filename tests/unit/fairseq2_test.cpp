@@ -404,6 +404,44 @@ TEST(Fairseq2, TakesTheStepAndItsCardFromAnyPath) {
   EXPECT_EQ(again->files.front().path, "step_7/model/pp_00/tp_00/sdp_00.pt");
 }
 
+TEST(Fairseq2, NamesTheFileThatIsMissing) {
+  const test::TemporaryFolder folder;
+  const auto source = test::open(synthetic(folder, {}));
+  ASSERT_TRUE(source) << source.error().message;
+  TargetOptions options;
+  options.mesh.tp = 2;
+  options.mesh.dp = 3;
+  const std::string grid = folder.path("grid"), cells = grid + "/step_0/model/pp_00/";
+  test::convert_naively(*source, "fairseq2", options, grid);
+  const auto error_without = [&](const std::string& path) {
+    fs::rename(path, folder.path("away"));
+    std::string error = test::open_error(grid);
+    fs::rename(folder.path("away"), path);
+    return error;
+  };
+  for (const char* cell : {"tp_00/sdp_00.pt", "tp_00/sdp_02.pt", "tp_01/sdp_01.pt", "tp_01/sdp_02.pt"}) {
+    EXPECT_SAYS(error_without(cells + cell), cells + cell + " is missing: ");
+  }
+  EXPECT_SAYS(error_without(cells + "tp_01"), cells + "tp_01/sdp_00.pt is missing: ");
+  EXPECT_SAYS(error_without(cells + "tp_01"), "of 2 tensor-parallel ranks");
+  for (const char* tp : {"tp_00", "tp_01"}) fs::remove(cells + tp + "/sdp_02.pt");
+  EXPECT_SAYS(test::open_error(grid), cells + "tp_00/sdp_02.pt is missing: ");
+  EXPECT_SAYS(test::open_error(grid), "of 3 data-parallel ranks");
+  test::put_file(cells + "tp_99999/sdp_99999.pt", "");
+  EXPECT_SAYS(test::open_error(grid), cells + "tp_00/sdp_02.pt is missing: ");
+
+  options = {};
+  options.mesh.tp = 4;
+  options.format_version = "0.4";
+  const std::string old = folder.path("old");
+  test::convert_naively(*source, "fairseq2", options, old);
+  fs::rename(old + "/step_0/model.3.pt", folder.path("away"));
+  EXPECT_SAYS(test::open_error(old), "/step_0/model.3.pt is missing: ");
+  fs::rename(folder.path("away"), old + "/step_0/model.3.pt");
+  fs::remove(old + "/step_0/model.0.pt");
+  EXPECT_SAYS(test::open_error(old), "/step_0/model.0.pt is missing: ");
+}
+
 TEST(Fairseq2, CountsLayersAndTakesAModelByName) {
   const test::TemporaryFolder folder;
   const auto source = test::open(synthetic(folder, {}));

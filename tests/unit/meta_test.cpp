@@ -260,12 +260,17 @@ TEST(Meta, IncompleteOnesAreRefused) {
   std::string path = copy();
   EXPECT_SAYS(test::open_error(path + "/consolidated.01.pth"), "is one of 2 files");
   fs::remove(path + "/consolidated.00.pth");
-  SourceOptions meta;
-  meta.from = "meta";
-  EXPECT_SAYS(test::open_error(path, meta), "consolidated.00.pth is missing, but there is consolidated.01.pth");
+  EXPECT_SAYS(test::open_error(path), "consolidated.00.pth is missing, but there is consolidated.01.pth");
   path = copy();
   fs::remove(path + "/consolidated.01.pth");
-  EXPECT_SAYS(test::open_error(path), "tensor ");  // half the rows of what params.json says
+  EXPECT_SAYS(test::open_error(path), path + "/consolidated.01.pth is missing: ");
+  EXPECT_SAYS(test::open_error(path), "of 2 ranks");
+  SourceOptions config;
+  config.config_from = test::fixture("meta/llama-mha-v256-mp2-flat");
+  EXPECT_SAYS(test::open_error(path, config), "/consolidated.01.pth is missing: ");
+  path = copy();
+  test::put_file(path + "/params.json", R"({"dim": 128, "n_layers": 2, "n_heads": 8, "multiple_of": 16})");
+  EXPECT_SAYS(test::open_error(path), "has shape");  // a config of another model: all files are there
   path = copy();
   fs::remove(path + "/params.json");
   EXPECT_SAYS(test::open_error(path), "has no params.json");

@@ -137,6 +137,16 @@ Expected<Place> find_checkpoint(const std::string& path, const SourceOptions& op
       fmt::format("{}: there is no step {} with model weights; there is {}", folder, options.step, join(there, ", ")));
 }
 
+// Where the card lies: beside the weights, or above; empty: nowhere.
+std::string folder_of_card(const std::string& root) {
+  std::error_code ignored;
+  fs::path folder = fs::absolute(root, ignored).lexically_normal();
+  for (int level = 0; level < kCardLevels; ++level, folder = folder.parent_path()) {
+    if (exists((folder / kCard).string())) return folder.string();
+  }
+  return "";
+}
+
 // Reads what describes the model: --config-from, or the card of the checkpoint, which lies beside its steps.
 Status find_config(const SourceOptions& options, SideFiles& found) {
   const auto read = [&](const std::string& folder, const std::string& file, io::Follow follow) -> Status {
@@ -144,24 +154,20 @@ Status find_config(const SourceOptions& options, SideFiles& found) {
     found.paths["config"] = path_of(folder, file);
     return {};
   };
-  if (!options.config_from.empty()) {
-    if (!options.model.empty()) return usage_error("--model and --config-from both say what the model is: give one");
-    std::error_code ignored;
-    if (!fs::is_directory(options.config_from, ignored)) return read(options.config_from, "", io::Follow::all);
-    return read(options.config_from, exists(options.config_from + "/" + kCard) ? kCard : kConfig, io::Follow::all);
+  if (!options.config_from.empty() && !options.model.empty()) {
+    return usage_error("--model and --config-from both say what the model is: give one");
   }
-  std::error_code ignored;
-  fs::path folder = fs::absolute(found.root, ignored).lexically_normal();
-  for (int level = 0; level < kCardLevels; ++level, folder = folder.parent_path()) {
-    if (!exists((folder / kCard).string())) continue;
-    found.paths["steps"] = folder.string();
-    if (!options.model.empty()) {
-      found.notes.push_back((folder / kCard).string() + " is not used (--model)");
-      return {};
-    }
-    return read(folder.string(), kCard, options.follow);
-  }
+  const std::string steps = folder_of_card(found.root);
+  const bool has_card = !steps.empty();
+  if (has_card) found.paths["steps"] = steps;
+  const bool is_replaced = !options.config_from.empty() || !options.model.empty();
+  if (has_card && is_replaced) found.keep_own(steps, kCard, options.follow);
   if (!options.model.empty()) return {};
+  if (!options.config_from.empty()) {
+    const auto [folder, file] = place_of_config(options.config_from, {kCard, kConfig});
+    return read(folder, file, io::Follow::all);
+  }
+  if (has_card) return read(steps, kCard, options.follow);
   return input_error(found.root +
                      ": no model.yaml beside it or above; name the model by --model (`reshard list models`) " +
                      "or a folder with a model.yaml or config.json by --config-from");
@@ -317,6 +323,31 @@ bool is_cut_by_columns(const Directory& directory, const model::Spec& spec, cons
   return false;
 }
 
+Expected<Fairseq2Model> read_card(const std::string& text, const std::string& path, std::vector<std::string>& notes) {
+  RESHARD_TRY(const nlohmann::ordered_json card, parse_yaml(text, path));
+  return read_model_yaml(card, path, notes);
+}
+
+// Compares the card that --config-from or --model replaces.
+void note_replaced_card(const SideFiles& found, const model::Library& library, Probe& probe) {
+  const auto text = found.texts.find(kOwn);
+  if (text == found.texts.end()) return;
+  std::vector<std::string> said = {
+      "vocab_size",          "hidden_size",         "intermediate_size",      "num_hidden_layers",
+      "num_attention_heads", "num_key_value_heads", "max_position_embeddings"};
+  const auto read = [&]() -> Expected<model::Spec> {
+    const std::string& path = found.paths.at(kOwn);
+    std::vector<std::string> untold;
+    RESHARD_TRY(const Fairseq2Model model, read_card(text->second, path, untold));
+    if (!model.ties_unknown) said.emplace_back("tie_word_embeddings");
+    RESHARD_TRY(model::Spec spec, model::parse_hf_config(model.hf, library, path));
+    if (spec.family != "mistral") said.insert(said.end(), {"rope_theta", "rope_scaling.*"});  // it has them built in
+    return spec;
+  };
+  const Expected<model::Spec> own = read();
+  note_replaced(found, own, said, probe);
+}
+
 // The spec that the card, or a config.json, or --model gives.
 Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& options, const model::Library& library,
                                 Probe& probe) {
@@ -338,8 +369,7 @@ Expected<model::Spec> read_spec(const SideFiles& found, const SourceOptions& opt
     RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(text, path));
     return model::parse_hf_config(config, library, path);
   }
-  RESHARD_TRY(const nlohmann::ordered_json card, parse_yaml(text, path));
-  RESHARD_TRY(const Fairseq2Model model, read_model_yaml(card, path, probe.config_notes));
+  RESHARD_TRY(const Fairseq2Model model, read_card(text, path, probe.config_notes));
   if (model.num_shards > probe.mesh.tp && Fairseq2File::parse(found.weights.front())) {
     return missing_file(found, probe.mesh.tp, 0, fmt::format("{} says num_shards {}", path, model.num_shards));
   }
@@ -420,6 +450,7 @@ Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptio
     return usage_error(fmt::format("--vocab-size {}: {} says {}, and fairseq2 has no rows of padding",
                                    options.vocab_size, probe.config_path, probe.spec.integer("vocab_size")));
   }
+  note_replaced_card(found, library, probe);
   RESHARD_CHECK(check_ranks(found, probe));
   // Its own 13B configs say 32 of 40 layers: what is stored counts. Fewer than said is what reconciliation finds.
   const Index stated = probe.spec.integer("num_hidden_layers"), layers = count_layers(probe.directory);

@@ -15,6 +15,7 @@
 #include "probing.h"
 #include "reshard/base/text.h"
 #include "reshard/container/weight_map.h"
+#include "reshard/io/json.h"
 #include "side_files.h"
 #include "tiktoken.h"
 
@@ -201,8 +202,8 @@ Expected<SideFiles> find_files(const std::string& format, const std::string& pat
   RESHARD_TRY(const std::vector<std::string> files, io::list_files(found.root));
 
   if (!options.config_from.empty()) {
-    RESHARD_CHECK(found.read("config", options.config_from, std::string(kConfig), io::Follow::all));
-    if (has(files, kConfig)) found.notes.push_back("the source's own config.json is not used (--config-from)");
+    RESHARD_CHECK(found.read_config_from(options, {std::string(kConfig)}));
+    if (has(files, kConfig)) found.keep_own(found.root, std::string(kConfig), options.follow);
   } else if (has(files, kConfig)) {
     RESHARD_CHECK(found.read("config", found.root, std::string(kConfig), options.follow));
   } else {
@@ -224,6 +225,14 @@ Expected<SideFiles> find_files(const std::string& format, const std::string& pat
   }
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
   return found;
+}
+
+// The config.json that --config-from replaces.
+Expected<model::Spec> read_own(const SideFiles& found, const model::Library& library) {
+  const auto text = found.texts.find(kOwn);
+  if (text == found.texts.end()) return input_error("there is none");
+  RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(text->second, found.paths.at(kOwn)));
+  return model::parse_hf_config(config, library, found.paths.at(kOwn));
 }
 
 // Every tensor lies in the file that the index gives, and none besides.
@@ -284,6 +293,7 @@ Expected<Probe> PlainFormat::probe(const std::string& path, const SourceOptions&
   probe.config_path = found.paths["config"];
   RESHARD_TRY(probe.spec, parse_config(found, options, library));
   found.tell(probe);
+  note_replaced(found, read_own(found, library), {}, probe);
   note_generic(probe.spec, probe.config_path, probe.notes);
   RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, name_));
   if (names_files(table)) {

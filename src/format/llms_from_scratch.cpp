@@ -25,6 +25,10 @@ constexpr const char* kFile = "model.pth";
 constexpr const char* kStem = "model";
 constexpr const char* kConfig = "config.json";
 constexpr std::string_view kZip = "PK\x03\x04";
+// Fields of a model that its dictionary says.
+const std::vector<std::string> kSaid = {
+    "vocab_size",          "hidden_size",  "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "num_experts*", "rope_theta",        "rope_scaling.*",    "moe_intermediate_size"};
 constexpr double kLlama2Theta = 10000;  // built into its class
 
 // Around the names: what training code saves beside the optimizer, torch.compile, data-parallel wrappers.
@@ -51,8 +55,10 @@ std::vector<std::string> torch_files(const std::string& folder) {
 Status find_config(const SourceOptions& options, const std::string& stem, SideFiles& found) {
   const std::string beside = stem + ".json";
   if (!options.config_from.empty()) {
-    if (is_folder(options.config_from)) return found.read("config", options.config_from, kConfig, io::Follow::all);
-    return found.read("config", options.config_from, "", io::Follow::all);
+    for (const std::string& name : {beside, std::string(kConfig)}) {
+      if (found.texts.count(kOwn) == 0) found.keep_own(found.root, name, options.follow);
+    }
+    return found.read_config_from(options, {kConfig});
   }
   for (const std::string& name : {beside, std::string(kConfig)}) {
     if (exists(path_of(found.root, name))) return found.read("config", found.root, name, options.follow);
@@ -89,6 +95,18 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   }
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
   return found;
+}
+
+// The spec that a config.json or the dictionary of the model's class gives; the latter says nothing about ties.
+Expected<model::Spec> read_spec(const SideFiles& found, const std::string& role, const Directory& directory,
+                                const model::Library& library, std::vector<std::string>& notes, bool& ties_unknown) {
+  const std::string& path = found.paths.at(role);
+  RESHARD_TRY(nlohmann::json config, io::parse_strict_json(found.texts.at(role), path));
+  if (!config.contains("model_type")) {
+    RESHARD_TRY(config, read_book_config(config, directory, path, notes));
+    ties_unknown = true;
+  }
+  return model::parse_hf_config(config, library, path);
 }
 
 // True if there were optimizer states.
@@ -169,12 +187,12 @@ Expected<Probe> LlmsFromScratchFormat::probe(const std::string& path, const Sour
     probe.conversion_notes.push_back(path_of(found.root, found.weights.front()) +
                                      ": not converted: optimizer_state_dict");
   }
-  RESHARD_TRY(nlohmann::json config, io::parse_strict_json(found.texts["config"], config_path));
-  if (!config.contains("model_type")) {
-    RESHARD_TRY(config, read_book_config(config, probe.directory, config_path, probe.config_notes));
-    probe.ties_unknown = true;
+  RESHARD_TRY(probe.spec, read_spec(found, "config", probe.directory, library, probe.config_notes, probe.ties_unknown));
+  if (found.texts.count(kOwn) != 0) {
+    std::vector<std::string> untold;
+    bool unused = false;
+    note_replaced(found, read_spec(found, kOwn, probe.directory, library, untold, unused), kSaid, probe);
   }
-  RESHARD_TRY(probe.spec, model::parse_hf_config(config, library, config_path));
   if (options.vocab_size != 0 && options.vocab_size != probe.spec.integer("vocab_size")) {
     return usage_error(fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
                                    options.vocab_size, config_path, probe.spec.integer("vocab_size")));

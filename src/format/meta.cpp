@@ -74,9 +74,9 @@ Status find_weights(const std::string& path, const std::vector<std::string>& fil
 // params.json, or a config.json from elsewhere, which says more.
 Status find_params(const std::vector<std::string>& files, const SourceOptions& options, SideFiles& found) {
   if (!options.config_from.empty()) {
-    const bool has_params = exists(path_of(options.config_from, kParams));
-    return has_params ? found.read("params", options.config_from, kParams, io::Follow::all)
-                      : found.read("config", options.config_from, kConfig, io::Follow::all);
+    found.keep_own(found.root, kParams, options.follow);
+    const auto [folder, file] = place_of_config(options.config_from, {kParams, kConfig});
+    return found.read(path_of(folder, file).ends_with(kParams) ? "params" : "config", folder, file, io::Follow::all);
   }
   if (!std::binary_search(files.begin(), files.end(), kParams)) {
     return input_error(fmt::format("{}: has no {}; name a folder that has one, or a config.json, with --config-from",
@@ -206,6 +206,30 @@ Expected<Index> count_copies(const Directory& directory, const MetaParams& param
   return copies;
 }
 
+// Compares the params.json that --config-from replaces.
+void note_replaced_params(const SideFiles& found, const model::Library& library, Probe& probe) {
+  const auto text = found.texts.find(kOwn);
+  if (text == found.texts.end()) return;
+  const std::string& path = found.paths.at(kOwn);
+  std::vector<std::string> said = {"hidden_size",  "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                                   "rms_norm_eps", "rope_theta",        "rope_scaling.type"};
+  const auto read = [&]() -> Expected<model::Spec> {
+    RESHARD_TRY(const nlohmann::json json, io::parse_strict_json(text->second, path));
+    std::vector<std::string> untold;
+    RESHARD_TRY(MetaParams params, read_params(json, path, untold));
+    if (params.vocab_size) said.emplace_back("vocab_size");
+    params.vocab_size = params.vocab_size.value_or(probe.spec.integer("vocab_size"));
+    // Ranks that hold copies of a kv head count them as heads.
+    const bool has_copies = params.n_kv_heads.value_or(params.n_heads) == probe.mesh.tp &&
+                            probe.spec.integer("num_key_value_heads") < probe.mesh.tp;
+    if (!has_copies) said.emplace_back("num_key_value_heads");
+    RESHARD_TRY(const nlohmann::json config, params.hf_config());
+    return model::parse_hf_config(config, library, path);
+  };
+  const Expected<model::Spec> own = read();
+  note_replaced(found, own, said, probe);
+}
+
 Status refuse_options(const SourceOptions& options, Index vocabulary) {
   RESHARD_CHECK(refuse_model(options));
   if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
@@ -304,6 +328,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
     probe.config_notes.push_back(describe_assumed(params));
   }
   if (has_params) keep_ffn_rule(params.ffn, probe.spec);
+  note_replaced_params(found, library, probe);
   if (is_cut) probe.spec.facts[kByRows] = !shards.columns;
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
   probe.carried = std::move(found.carried);

@@ -67,7 +67,10 @@ Expected<std::string> find_checkpoint(const std::string& path, const SourceOptio
 }
 
 Status find_config(const std::vector<std::string>& files, const SourceOptions& options, SideFiles& found) {
-  if (!options.config_from.empty()) return found.read("config", options.config_from, kConfig, io::Follow::all);
+  if (!options.config_from.empty()) {
+    found.keep_own(found.root, kConfig, options.follow);
+    return found.read_config_from(options, {kConfig});
+  }
   if (!std::binary_search(files.begin(), files.end(), kConfig)) {
     return input_error(found.root + ": has no model_config.json; name a folder that has one with --config-from");
   }
@@ -102,6 +105,18 @@ Expected<SideFiles> find_files(const std::string& path, const SourceOptions& opt
   }
   RESHARD_CHECK(collect_carried(found.root, files, options, found.carried));
   return found;
+}
+
+// The model_config.json that --config-from replaces.
+Expected<model::Spec> read_own(const SideFiles& found, const model::Library& library) {
+  const auto text = found.texts.find(kOwn);
+  if (text == found.texts.end()) return input_error("there is none");
+  const std::string& path = found.paths.at(kOwn);
+  RESHARD_TRY(const nlohmann::json config, io::parse_strict_json(text->second, path));
+  if (!config.is_object()) return input_error(path + ": expected a JSON object");
+  std::vector<std::string> untold;
+  RESHARD_TRY(const NanotronModel model, read_model_config(config, path, untold));
+  return model::parse_hf_config(model.hf, library, path);
 }
 
 // The one topology that all sharded files tell.
@@ -184,6 +199,7 @@ Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptio
   if (!config.is_object()) return input_error(config_path + ": expected a JSON object");
   RESHARD_TRY(const NanotronModel model, read_model_config(config, config_path, probe.config_notes));
   RESHARD_TRY(probe.spec, model::parse_hf_config(model.hf, library, config_path));
+  note_replaced(found, read_own(found, library), {}, probe);
   RESHARD_TRY(probe.mesh, find_mesh(found));
   probe.options.numbers["rope_interleaved"] = model.rope_interleaved ? 1 : 0;
   RESHARD_CHECK(settle_vocabulary(options, config_path, probe));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <unordered_map>
 
 #include "reshard/base/text.h"
@@ -34,6 +35,54 @@ void note_generic(const model::Spec& spec, const std::string& config_path, std::
   if (spec.family != model::kGeneric) return;
   notes.push_back(fmt::format("{}: no family describes models of type {}: arrays are carried as they are (generic)",
                               config_path, spec.fields.value("model_type", "?")));
+}
+
+namespace {
+
+// Fields of a spec under their names in a config.json.
+std::map<std::string, nlohmann::ordered_json> flat_fields(const model::Spec& spec) {
+  std::map<std::string, nlohmann::ordered_json> flat;
+  for (const auto& [key, value] : spec.fields.items()) {
+    if (key != "rope" || !value.is_object()) {
+      flat[key] = value;
+      continue;
+    }
+    for (const auto& [part, part_value] : value.items()) {
+      flat[part == "theta" ? "rope_theta" : "rope_scaling." + part] = part_value;
+    }
+  }
+  return flat;
+}
+
+std::string short_text(const nlohmann::ordered_json& value) {
+  constexpr std::size_t kMost = 60;
+  std::string text = value.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+  return text.size() > kMost ? text.substr(0, kMost) + "..." : text;
+}
+
+}  // namespace
+
+void note_replaced(const SideFiles& found, const Expected<model::Spec>& own, const std::vector<std::string>& said,
+                   Probe& probe) {
+  const auto path = found.paths.find(kOwn);
+  if (path == found.paths.end()) return;
+  if (!own) {
+    probe.config_notes.push_back(fmt::format("{} replaces {}, which cannot be read", probe.config_path, path->second));
+    return;
+  }
+  const auto theirs = flat_fields(probe.spec);
+  std::vector<std::string> differences;
+  for (const auto& [key, value] : flat_fields(*own)) {
+    const auto other = theirs.find(key);
+    const bool is_said = said.empty() || std::any_of(said.begin(), said.end(), [&, &name = key](const auto& glob) {
+                           return matches_glob(glob, name);
+                         });
+    if (!is_said || other == theirs.end() || other->second == value) continue;
+    differences.push_back(fmt::format("{} {} becomes {}", key, short_text(value), short_text(other->second)));
+  }
+  if (differences.empty()) return;
+  probe.config_notes.push_back(fmt::format("warning: {} replaces {}, which says otherwise: {}", probe.config_path,
+                                           path->second, join(differences, ", ")));
 }
 
 Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t num_files) {

@@ -16,6 +16,12 @@ Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOpti
 /// Says that the family generic was chosen, if it was.
 void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes);
 
+/// Warns where the config that was taken (--config-from, --model) says otherwise than the source's own one. `own` is
+/// the spec of that, `said` globs of what it says itself (the scaling of rotary embeddings is called rope_scaling.*);
+/// empty: everything. Nothing if there is no such config.
+void note_replaced(const SideFiles& found, const Expected<model::Spec>& own, const std::vector<std::string>& said,
+                   Probe& probe);
+
 /// A mesh that file names tell is no larger than the number of files. Errors (input). Pure.
 Status check_mesh(const layout::Mesh& mesh, const std::string& root, std::size_t num_files);
 

@@ -124,6 +124,27 @@ Status SideFiles::read(const std::string& role, const std::string& folder, const
   return {};
 }
 
+std::pair<std::string, std::string> place_of_config(const std::string& config_from,
+                                                    const std::vector<std::string>& names) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(config_from, ignored)) return {config_from, ""};
+  const auto there = std::find_if(names.begin(), names.end(),
+                                  [&](const std::string& name) { return exists(path_of(config_from, name)); });
+  return {config_from, there == names.end() ? names.back() : *there};
+}
+
+Status SideFiles::read_config_from(const SourceOptions& options, const std::vector<std::string>& names) {
+  const auto [folder, file] = place_of_config(options.config_from, names);
+  return read("config", folder, file, io::Follow::all);
+}
+
+void SideFiles::keep_own(const std::string& folder, const std::string& relative, io::Follow follow) {
+  auto text = read_side_file(folder, relative, follow);
+  if (!text) return;
+  texts[kOwn] = *std::move(text);
+  paths[kOwn] = path_of(folder, relative);
+}
+
 Status collect_carried(const std::string& folder, const std::vector<std::string>& files, const SourceOptions& options,
                        std::vector<Sidecar>& carried) {
   const auto add = [&](const std::string& from, const std::string& file, io::Follow follow) -> Status {

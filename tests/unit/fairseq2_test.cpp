@@ -453,6 +453,18 @@ TEST(Fairseq2, CountsLayersAndTakesAModelByName) {
   EXPECT_EQ(counted->probe.spec.integer("num_hidden_layers"), 3);
   test::put_file(card, with(text, "num_layers: 3", "num_layers: 4"));
   EXPECT_SAYS(test::open_error(folder.path("out")), "decoder.layers.3.self_attn_layer_norm.weight is missing");
+  SourceOptions replaced;
+  replaced.config_from = folder.path("config.json");
+  test::put_file(card, with(text, "max_seq_len: 512", "max_seq_len: 99"));
+  test::put_file(folder.path("out/cc/tokenizer.json"), "{}");
+  const auto other = test::open(folder.path("out"), replaced);
+  ASSERT_TRUE(other) << other.error().message;
+  ASSERT_EQ(other->probe.config_notes.size(), 1u);
+  EXPECT_SAYS(other->probe.config_notes.front(), "max_position_embeddings 99 becomes 512");
+  EXPECT_TRUE(other->probe.config_notes.front().ends_with(": max_position_embeddings 99 becomes 512"));
+  EXPECT_EQ(other->probe.carried.size(), 1u);
+  test::put_file(card, "no card: [");
+  EXPECT_SAYS(test::open(folder.path("out"), replaced)->probe.config_notes.front(), "which cannot be read");
   fs::remove(card);
   EXPECT_SAYS(test::open_error(folder.path("out")), "name the model by --model");
   SourceOptions options;

@@ -283,6 +283,37 @@ TEST(FormatOptions, SideFilesComeFromElsewhere) {
   EXPECT_SAYS(test::open_error(folder.path("source"), options), "holds no tokenizer");
 }
 
+TEST(FormatOptions, AConfigFromMayBeAFile) {
+  const test::TemporaryFolder folder;
+  const std::string config = test::file_bytes(test::fixture("hf/llama-tied/config.json"));
+  test::put_file(folder.path("base.json"), config);
+  SourceOptions options;
+  options.config_from = folder.path("base.json");
+  for (const char* path :
+       {"hf/llama-tied", "hf/llama-tied-bin-sharded", "meta/llama-tied-mp1", "fairseq2/llama-tied-tp1"}) {
+    const Checkpoint source = open_well(test::fixture(path), options);
+    EXPECT_EQ(source.probe.config_path, folder.path("base.json")) << path;
+  }
+  const std::string nanotron = test::fixture("nanotron/llama-mha-pp2");
+  options.config_from = nanotron + "/model_config.json";
+  EXPECT_EQ(open_well(nanotron, options).probe.config_path, nanotron + "/model_config.json");
+}
+
+TEST(FormatOptions, AReplacedConfigIsCompared) {
+  const test::TemporaryFolder folder;
+  nlohmann::json config = nlohmann::json::parse(test::file_bytes(test::fixture("hf/llama-tied/config.json")));
+  config["rms_norm_eps"] = 0.25;
+  config["rope_parameters"]["rope_theta"] = 77.0;
+  test::put_file(folder.path("config.json"), config.dump());
+  SourceOptions options;
+  options.config_from = folder.path();
+  const Checkpoint source = open_well(test::fixture("hf/llama-tied"), options);
+  ASSERT_EQ(source.probe.config_notes.size(), 1u);
+  EXPECT_SAYS(source.probe.config_notes.front(), "warning: ");
+  EXPECT_SAYS(source.probe.config_notes.front(), "becomes 0.25");
+  EXPECT_SAYS(source.probe.config_notes.front(), "becomes 77.0");
+}
+
 // A family and a sharded format that exist only as tables.
 TEST(FormatOptions, TablesAloneMakeAFormat) {
   const test::TemporaryFolder folder;

@@ -302,7 +302,7 @@ TEST(LlmsFromScratch, UnwrapsWhatTrainingCodeWraps) {
   const auto training = test::open(folder.path("training"));
   ASSERT_TRUE(training) << training.error().message;
   EXPECT_EQ(test::line_values(*training), test::line_values(*source));
-  EXPECT_SAYS(training->probe.notes.front(), "not converted: optimizer_state_dict");
+  EXPECT_SAYS(training->probe.conversion_notes.front(), "not converted: optimizer_state_dict");
   EXPECT_EQ(training->dropped.size(), 3u);
 }
 

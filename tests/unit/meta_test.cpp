@@ -106,7 +106,9 @@ TEST(Meta, GivesEveryRankItsHeads) {
     // The same where a config.json says so.
     SourceOptions options;
     options.config_from = folder.path();
-    EXPECT_EQ(test::line_values(open_well(path, options)), test::line_values(source));
+    const auto told = open_well(path, options);
+    EXPECT_EQ(test::line_values(told), test::line_values(source));
+    EXPECT_EQ(all_notes(told.probe.config_notes), "");
   }
   EXPECT_SAYS(target_error(source, "meta", cut(16)), "num_attention_heads (8)");
   EXPECT_SAYS(target_error(source, "meta", cut(3)), "num_attention_heads (8)");
@@ -320,6 +322,31 @@ TEST(Meta, SaysWhatItAssumes) {
   EXPECT_EQ(all_notes(told.probe.config_notes).find("max_position"), std::string::npos);
   EXPECT_EQ(told.probe.spec.integer("max_position_embeddings"), 512);
   EXPECT_TRUE(told.probe.spec.flag("tie_word_embeddings"));
+}
+
+TEST(Meta, WarnsWhereAnotherConfigSaysOtherwise) {
+  const test::TemporaryFolder folder;
+  const std::string meta = test::fixture("meta/llama-mha-v256-mp2-flat"), base = test::fixture("hf/llama-mha-v256");
+  json config = json::parse(test::file_bytes(base + "/config.json"));
+  const auto warnings = [&](const json& changes) {
+    json changed = config;
+    changed.update(changes);
+    test::put_file(folder.path("config.json"), changed.dump());
+    SourceOptions options;
+    options.config_from = folder.path("config.json");
+    return all_notes(open_well(meta, options).probe.config_notes);
+  };
+  const double eps = json::parse(test::file_bytes(meta + "/params.json")).at("norm_eps");
+  EXPECT_EQ(warnings({{"rms_norm_eps", eps}}).find("warning: "), std::string::npos) << warnings({});
+  const std::string warning = warnings({{"rms_norm_eps", 0.5}, {"max_position_embeddings", 77}});
+  EXPECT_SAYS(warning, "warning: " + folder.path("config.json") + " replaces " + meta + "/params.json");
+  EXPECT_SAYS(warning, "rms_norm_eps 1e-06 becomes 0.5");
+  EXPECT_EQ(warning.find("max_position"), std::string::npos);  // params.json says nothing about it
+  // What the tensors contradict is an error, as before.
+  test::put_file(folder.path("params.json"), R"({"dim": 64, "n_layers": 3, "n_heads": 8, "multiple_of": 16})");
+  SourceOptions options;
+  options.config_from = folder.path("params.json");
+  EXPECT_SAYS(test::open_error(meta, options), "is missing, expected");
 }
 
 TEST(HfBin, CasesHoldTheirBase) {

@@ -44,7 +44,7 @@ struct Directory {
 struct SourceOptions {
   std::string from;                    ///< format; empty: detect
   std::string from_option = "--from";  ///< what the user says to set it, for messages
-  std::string config_from;             ///< folder with config.json for a source that lacks one
+  std::string config_from;             ///< config, or its folder, in place of the source's own
   std::string tokenizer_from;
   Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
   std::string model;     ///< name of the model, for a source that lacks a config (fairseq2)

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "process.h"
 #include "reshard/app/convert.h"
 #include "reshard/app/document.h"
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
 #include "reshard/io/file.h"
 #include "reshard/io/json.h"
-#include "process.h"
 #include "selection.h"
 
 namespace reshard::app {
@@ -25,16 +25,6 @@ using Json = nlohmann::ordered_json;
 bool overlap(const fs::path& a, const fs::path& b) {
   const auto [at_a, at_b] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
   return at_a == a.end() || at_b == b.end();
-}
-
-/// The path that is meant by DST: for a one-file format an existing folder means the usual file in it.
-std::string resolve_dst(const std::string& dst, const format::Format& format) {
-  if (dst == kNullTarget) return dst;
-  std::error_code ignored;
-  fs::path path = fs::absolute(dst, ignored).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  if (format.one_file() && fs::is_directory(path, ignored)) path /= format.file_name();
-  return path.string();
 }
 
 Status check_apart(const format::Checkpoint& checkpoint, const std::string& src, const std::string& dst) {
@@ -131,6 +121,17 @@ Expected<std::string> parse_target_dtype(const std::string& name) {
   }
   return std::string(to_string(*dtype));
 }
+
+std::string resolve_dst(const std::string& dst, const format::Format& format) {
+  if (dst == kNullTarget) return dst;
+  std::error_code ignored;
+  fs::path path = fs::absolute(dst, ignored).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  if (format.one_file() && fs::is_directory(path, ignored)) path /= format.file_name();
+  return path.string();
+}
+
+std::string report_path(const std::string& dst) { return dst + ".report.json"; }
 
 bool Conversion::writes() const { return dst != kNullTarget; }
 
@@ -255,20 +256,20 @@ Json describe_source(const format::Checkpoint& checkpoint, const std::string& pa
 
 nlohmann::ordered_json chosen_options(const Options& options, const std::string& dtype) {
   return {{"to", options.to},
-                       {"tp", options.mesh.tp},
-                       {"pp", options.mesh.pp},
-                       {"ep", options.mesh.ep},
-                       {"dp", options.mesh.dp},
-                       {"dtype", dtype},
-                       {"keep_dtype", options.keep_dtype},
-                       {"max_shard_size", options.max_shard_size ? Json(*options.max_shard_size) : Json(nullptr)},
-                       {"vocab_size", options.vocab_size},
-                       {"vocab_multiple", options.vocab_multiple},
-                       {"format_version", options.format_version},
-                       {"params_style", options.params_style},
-                       {"passthrough", options.passthrough},
-                       {"include", options.include},
-                       {"exclude", options.exclude}};
+          {"tp", options.mesh.tp},
+          {"pp", options.mesh.pp},
+          {"ep", options.mesh.ep},
+          {"dp", options.mesh.dp},
+          {"dtype", dtype},
+          {"keep_dtype", options.keep_dtype},
+          {"max_shard_size", options.max_shard_size ? Json(*options.max_shard_size) : Json(nullptr)},
+          {"vocab_size", options.vocab_size},
+          {"vocab_multiple", options.vocab_multiple},
+          {"format_version", options.format_version},
+          {"params_style", options.params_style},
+          {"passthrough", options.passthrough},
+          {"include", options.include},
+          {"exclude", options.exclude}};
 }
 
 std::optional<nlohmann::json> read_record(const std::string& dst) {

@@ -62,6 +62,11 @@ std::string record_text(const Context& context, const Conversion& conversion, co
 /// The options of a record: those that change bytes. `dtype` is the parsed one. Pure.
 nlohmann::ordered_json chosen_options(const Options& options, const std::string& dtype);
 
+/// The path that is meant by DST: for a one-file format an existing folder means the usual file in it.
+std::string resolve_dst(const std::string& dst, const format::Format& format);
+/// The report of a run beside its output. Pure.
+std::string report_path(const std::string& dst);
+
 /// The record of an output that stands; nothing if it has none. Local.
 std::optional<nlohmann::json> read_record(const std::string& dst);
 

@@ -54,7 +54,8 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
   if (!conversion->writes()) {
     exec::NullSink sink;
     RESHARD_TRY(Streamed streamed, run_stream(context, *plan, {&conversion->checkpoint}, sink));
-    result.digests = conversion->digests(streamed.digests);
+    if (options.parts == 1) result.digests = conversion->digests(streamed.digests);
+    if (options.parts > 1) result.outcome = ConvertResult::Outcome::part;
     result.stream = std::move(streamed.report);
     result.seconds = seconds_since(begin);
     return result;
@@ -92,7 +93,7 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
   result.seconds = seconds_since(begin);
   if (comm.rank() == 0 && result.outcome == ConvertResult::Outcome::committed) {
     // The checkpoint stands; a report that cannot be written does not undo that.
-    const std::string path = conversion->dst + ".report.json";
+    const std::string path = report_path(conversion->dst);
     Json report = to_json(result);
     report["command_line"] = context.command;
     report["reshard_version"] = context.version;

@@ -5,10 +5,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
 #include <filesystem>
-#include <map>
+#include <limits>
 #include <utility>
 
 #include "extent_crcs.h"
@@ -22,10 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-using Clock = std::chrono::steady_clock;
 
 constexpr Index kCopyBlock = 4 * kMiB;
-constexpr double kRecordEvery_s = 2;
 constexpr Index kMostUndurable = 256 * kMiB;  // of a node: what it can make durable when it is told to stop
 
 /// Path of a file of the target below `root`; a one-file target is `root` itself.
@@ -72,15 +68,13 @@ std::string sources_text(const Conversion& conversion, const Json& description) 
   return hash_text(hasher.value());
 }
 
-std::string report_path(const Conversion& conversion) { return conversion.dst + ".report.json"; }
-
 /// Does what stands at DST say that it is the output of this very conversion, and the report beside it that it was made
 /// from these very files? (Another source of the same name may have the same headers.)
 bool holds(const Conversion& conversion, const nlohmann::json& description, const std::string& sources) {
   std::optional<nlohmann::json> record = read_record(conversion.dst);
   if (!record) return false;
   record->erase("digests");
-  const auto report = io::read_text(report_path(conversion));
+  const auto report = io::read_text(report_path(conversion.dst));
   const nlohmann::json reported = report ? nlohmann::json::parse(*report, nullptr, false) : nlohmann::json();
   return *record == description && reported.is_object() && reported.value(kReportSources, "") == sources;
 }
@@ -134,16 +128,19 @@ Expected<std::optional<Output>> Output::open(Context& context, const Options& op
       return holds(conversion, described, sources);
     };
     output.is_done_ = request.is_done;
-    RESHARD_TRY(output.claim_, job::Claim::make(request));
-    is_done = !output.claim_;
+    request.interrupted = [&] { return context.interruption && !context.interruption().empty(); };
+    RESHARD_TRY(std::optional<job::Claim> claim, job::Claim::make(request));
+    is_done = !claim;
     if (is_done) return {};
-    output.partial_ = output.claim_->partial();
-    output.journal_ = output.claim_->journal();
-    output.journal_name_ = output.claim_->journal_name();
-    Status read = output.claim_->resumed() ? output.read_done(plan.hash()) : Status();
+    output.part_ = std::make_unique<job::Heartbeat>(*std::move(claim));
+    output.partial_ = output.claim().partial();
+    output.journal_ = output.claim().journal();
+    output.journal_name_ = output.claim().journal_name();
+    Status read = output.claim().resumed() ? output.read_done(plan.hash()) : Status();
     is_done = !read && output.is_overtaken();
     if (!read && !is_done) {
-      static_cast<void>(output.claim_->tell("failed", {{"error", read.error().message}}));
+      output.part_->update({{"error", read.error().message}});
+      static_cast<void>(output.part_->end(job::kFailed));
       return read;
     }
     packed = pack(output.done_);
@@ -189,11 +186,15 @@ Status Output::read_done(std::uint64_t plan_hash) {
   RESHARD_TRY(const std::vector<job::SpanRecord> durable, records(plan_hash));
   if (durable.empty()) return {};
   for (const container::FileImage& image : conversion_->target.images) done_.emplace_back(num_spans(image), false);
+  for (const job::SpanRecord& record : durable) done_[record.file][record.span] = true;
+  return check_files(durable);
+}
+
+/// Are the files there that the journals tell of?
+Status Output::check_files(const std::vector<job::SpanRecord>& durable) const {
+  std::uint32_t checked = std::numeric_limits<std::uint32_t>::max();
   for (const job::SpanRecord& record : durable) {
-    std::vector<bool>& file = done_[record.file];
-    const bool first = std::find(file.begin(), file.end(), true) == file.end();
-    file[record.span] = true;
-    if (!first) continue;
+    if (std::exchange(checked, record.file) == record.file) continue;
     const std::string path = path_below(partial_, conversion_->target.files[record.file].path);
     struct stat status;
     if (::stat(path.c_str(), &status) == 0 && status.st_size == conversion_->target.images[record.file].size) continue;
@@ -219,32 +220,32 @@ Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Inde
   options.durable = [&](const std::vector<job::SpanRecord>& spans) { return journal->append(spans); };
   exec::FileSink sink(sink_files(*conversion_, plan, comm.rank(), partial_), options);
 
-  const Index before = total - plan.target_bytes();
-  progress_ = {{"bytes", total}, {"bytes_before", before}, {"bytes_written", 0}, {"seconds", 0.0}};
   const auto show = std::exchange(context.progress, nullptr);
-  double next_record_s = 0;
-  Status recorded;
+  const auto interruption = context.interruption;
   if (comm.rank() == 0) {
-    context.progress = [&](const Moment& moment) {
+    const Index before = total - plan.target_bytes();
+    part_->update({{"bytes", total}, {"bytes_before", before}, {"bytes_written", 0}, {"seconds", 0.0}});
+    context.progress = [this, show](const Moment& moment) {
       if (show) show(moment);
-      if (moment.elapsed_s < next_record_s) return;
-      next_record_s = moment.elapsed_s + kRecordEvery_s;
-      progress_["bytes_written"] = moment.all_ranks.bytes_written;
-      progress_["seconds"] = moment.elapsed_s;
-      // What cannot be told now is told the next time.
-      static_cast<void>(claim_->tell(job::kRunning, progress_));
+      part_->update({{"bytes_written", moment.all_ranks.bytes_written}, {"seconds", moment.elapsed_s}});
+    };
+    context.interruption = [this, interruption]() -> std::string {
+      if (part_->is_replaced()) return part_->check().error().message;
+      return interruption ? interruption() : "";
     };
   }
   Expected<Streamed> streamed = run_stream(context, plan, {&conversion_->checkpoint}, sink);
   context.progress = show;
-  if (streamed) {
-    progress_["bytes_written"] = plan.target_bytes();
-    progress_["seconds"] = streamed->report.seconds;
-  } else {
+  context.interruption = interruption;
+  if (!streamed) {
     // All was written, and then the source found wrong?
     spoiled_ = sink.is_complete() && streamed.error().code == Code::input;
     // The first error stands; spans that are not durable are made again.
     static_cast<void>(sink.flush());
+    return streamed;
+  }
+  if (comm.rank() == 0) {
+    part_->update({{"bytes_written", plan.target_bytes()}, {"seconds", streamed->report.seconds}});
   }
   return streamed;
 }
@@ -255,18 +256,20 @@ Expected<std::optional<Digests>> Output::finish(Context& context, const Options&
   std::string last;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
     // The part is at work until it is clear that it is not the last: nobody else may finish.
-    RESHARD_CHECK(claim_->tell(job::kRunning, progress_));
-    RESHARD_TRY(const bool is_last, claim_->take_ticket());
+    RESHARD_CHECK(part_->check());
+    RESHARD_CHECK(claim().tell(job::kRunning, part_->details()));
+    RESHARD_TRY(const bool is_last, claim().take_ticket());
     if (!is_last) {
-      const Status told = claim_->tell("finished", progress_);
-      return told || claim_->is_over() ? Status() : told;
+      const Status told = part_->end(job::kFinished);
+      return told || claim().is_over() ? Status() : told;
     }
     parts_ = job::PartRecord::read_all(journal_);
     last = "yes";
     RESHARD_TRY(digests, write_rest(context, options, plan_hash));
+    committing_ = true;
     // The report to come may not be written any more; this much --resume wants to know.
     const Json begun = {{"command", "convert"}, {kReportSources, sources_}};
-    return claim_->commit([&] { return io::write_text(report_path(*conversion_), begun.dump() + "\n"); });
+    return claim().commit([&] { return io::write_text(report_path(conversion_->dst), begun.dump() + "\n"); });
   }();
   RESHARD_CHECK(comm::agree(comm, Status(status)));
   comm.broadcast(last, 0);
@@ -287,6 +290,7 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
         "{}: {} of {} spans are durable though all parts have finished; run the parts again with the same options",
         journal_, durable.size(), wanted));
   }
+  RESHARD_CHECK(check_files(durable));
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(target.layout->canon().num_lines()), 0);
   for (const job::SpanRecord& record : durable) {
     for (const auto& line : record.lines) sums.at(static_cast<std::size_t>(line.line)) += line.digest;
@@ -321,7 +325,7 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   return digests;
 }
 
-bool Output::is_overtaken() const { return claim_->is_over() && is_done_(); }
+bool Output::is_overtaken() const { return !committing_ && part_->claim().is_over() && is_done_(); }
 
 Expected<bool> Output::fail(Context& context, Error error) {
   std::string overtaken;
@@ -340,7 +344,8 @@ Error Output::ended_by(const Context& context, Error error) {
   if (spoiled_) {
     // What was read is not what it should be: none of it counts.
     if (alone_ && done_.empty()) {
-      claim_->discard();
+      static_cast<void>(part_->end(job::kFailed));
+      claim().discard();
       return error;
     }
     std::error_code ignored;
@@ -348,9 +353,9 @@ Error Output::ended_by(const Context& context, Error error) {
       if (entry.path().filename().string().starts_with(journal_name_)) fs::remove(entry.path(), ignored);
     }
   }
-  progress_["error"] = error.message;
   const bool interrupted = context.interruption && !context.interruption().empty();
-  static_cast<void>(claim_->tell(interrupted ? "stopped" : "failed", progress_));
+  part_->update({{"error", error.message}});
+  static_cast<void>(part_->end(interrupted ? job::kStopped : job::kFailed));
   error.message += "; --resume goes on from here";
   return error;
 }

@@ -11,7 +11,7 @@
 #include "reshard/app/context.h"
 #include "reshard/app/options.h"
 #include "reshard/app/stream.h"
-#include "reshard/job/claim.h"
+#include "reshard/job/heartbeat.h"
 #include "reshard/job/journal.h"
 
 namespace reshard::app {
@@ -54,20 +54,22 @@ class Output {
   explicit Output(const Conversion& conversion) : conversion_(&conversion) {}
 
   Status read_done(std::uint64_t plan_hash);
+  Status check_files(const std::vector<job::SpanRecord>& durable) const;
   bool is_overtaken() const;
+  job::Claim& claim() { return part_->claim(); }
   Error ended_by(const Context& context, Error error);
   Expected<std::vector<job::SpanRecord>> records(std::uint64_t plan_hash) const;
   Expected<Digests> write_rest(const Context& context, const Options& options, std::uint64_t plan_hash);
 
   const Conversion* conversion_;
-  bool alone_ = true;     // the only part
-  bool spoiled_ = false;  // the source turned out to be wrong when all was written
-  std::optional<job::Claim> claim_;
-  std::function<bool()> is_done_;  // does DST hold this output?
+  bool alone_ = true;                     // the only part
+  bool spoiled_ = false;                  // the source turned out to be wrong when all was written
+  std::unique_ptr<job::Heartbeat> part_;  // on rank 0
+  std::function<bool()> is_done_;         // does DST hold this output?
   std::string partial_, journal_, journal_name_, sources_;
   std::vector<std::vector<bool>> done_;
   std::vector<job::PartRecord> parts_;
-  nlohmann::ordered_json progress_;  // what the record of the part said last
+  bool committing_ = false;
 };
 
 }  // namespace reshard::app

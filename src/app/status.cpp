@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <set>
 
+#include "conversion.h"
 #include "reshard/base/text.h"
 #include "reshard/io/file.h"
 #include "reshard/io/json.h"
@@ -30,6 +31,14 @@ bool exists(const std::string& path) {
   return fs::exists(fs::symlink_status(path, ignored));
 }
 
+double real(const Json& json, const char* key) {
+  return json.contains(key) && json[key].is_number() ? json[key].get<double>() : 0;
+}
+
+std::string word(const Json& json, const char* key) {
+  return json.contains(key) && json[key].is_string() ? json[key].get<std::string>() : "";
+}
+
 Index whole(const Json& json, const char* key) {
   return json.contains(key) && json[key].is_number_integer() ? json[key].get<Index>() : 0;
 }
@@ -44,12 +53,12 @@ StatusResult::Part part_of(const job::PartRecord& record) {
   const Index before = whole(record.details, "bytes_before"), written = whole(record.details, "bytes_written");
   part.bytes = whole(record.details, "bytes");
   part.bytes_done = before + written;
-  const double seconds = record.details.value("seconds", 0.0);
-  if (record.details.contains("error")) part.error = record.details.value("error", "");
-  if (record.state == "finished") {
+  const double seconds = real(record.details, "seconds");
+  part.error = word(record.details, "error");
+  if (record.state == job::kFinished) {
     part.state = State::done;
-  } else if (record.state == "failed" || record.state == "stopped") {
-    part.state = record.state == "failed" ? State::failed : State::stopped;
+  } else if (record.state == job::kFailed || record.state == job::kStopped) {
+    part.state = record.state == job::kFailed ? State::failed : State::stopped;
   } else {
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     const bool gone = record.runner.is_here() ? record.runner.is_gone() : now - record.time > kLongSilence_s;
@@ -90,15 +99,29 @@ StatusResult::Job job_of(const std::string& dst) {
   job.dst = dst;
   const std::string journal = job::Claim::journal_path(dst);
   if (!exists(journal)) {
-    job.state = exists(dst) ? State::done : State::waiting;
-    const auto report = io::read_text(dst + ".report.json");
-    const Json json = report ? Json::parse(*report, nullptr, false) : Json();
-    if (job.state == State::done && json.is_object() && json.contains("target") && json["target"].is_object()) {
-      job.bytes = job.bytes_done = whole(json["target"], "bytes");
+    std::error_code ignored;
+    if (!exists(dst) || (fs::is_directory(dst, ignored) && fs::is_empty(dst, ignored))) return job;
+    const auto text = io::read_text(report_path(dst));
+    const Json report = text ? Json::parse(*text, nullptr, false) : Json();
+    if (!report.is_object() && !read_record(dst)) {
+      job.state = State::failed;
+      job.error = "something else stands there";
+      return job;
+    }
+    job.state = State::done;
+    if (report.is_object() && report.contains("target") && report["target"].is_object()) {
+      job.bytes = job.bytes_done = whole(report["target"], "bytes");
     }
     return job;
   }
   job.parts = parts_of(journal);
+  if (job.parts.empty()) {
+    // Committed just now, or never a claim.
+    if (!exists(journal)) return job_of(dst);
+    job.state = State::failed;
+    job.error = journal + ": is not the claim of a job; remove or rename it";
+    return job;
+  }
   std::set<State> states;
   for (const StatusResult::Part& part : job.parts) {
     states.insert(part.state);
@@ -127,7 +150,7 @@ StatusResult::Job job_of(const std::string& dst) {
   return job;
 }
 
-Expected<StatusResult> status_of_jobs_file(const std::string& path) {
+Expected<StatusResult> status_of_jobs_file(const std::string& path, const model::Library& library) {
   const Expected<std::string> text = io::read_text(path);
   if (!text) return usage_error(text.error().message);
   StatusResult result;
@@ -141,7 +164,10 @@ Expected<StatusResult> status_of_jobs_file(const std::string& path) {
       job.state = State::failed;
       job.error = json ? "the line has no \"dst\"" : json.error().message;
     } else {
-      job = job_of((*json)["dst"].get<std::string>());
+      const std::string to = json->contains("to") && (*json)["to"].is_string() ? (*json)["to"].get<std::string>() : "";
+      const std::string dst = (*json)["dst"].get<std::string>();
+      const format::Format* format = format::find(to, library);
+      job = job_of(format != nullptr ? resolve_dst(dst, *format) : dst);
     }
     job.line = number;
     result.jobs.push_back(std::move(job));
@@ -176,17 +202,18 @@ std::string_view to_string(State state) {
   return kNames[static_cast<std::size_t>(state)];
 }
 
-Expected<StatusResult> status(const std::string& path) {
+Expected<StatusResult> status(const std::string& path, const model::Library& library) {
   std::string plain = path;
   while (plain.size() > 1 && plain.ends_with('/')) plain.pop_back();
-  if (plain.ends_with(".jsonl")) return status_of_jobs_file(plain);
+  if (plain.ends_with(".jsonl")) return status_of_jobs_file(plain, library);
   StatusResult result;
-  if (exists(job::Claim::journal_path(plain)) || exists(plain + ".report.json")) {
+  if (exists(job::Claim::journal_path(plain)) || exists(report_path(plain)) || read_record(plain)) {
     result.jobs.push_back(job_of(plain));
     return result;
   }
   for (const std::string& dst : outputs_in(plain)) result.jobs.push_back(job_of(dst));
-  if (result.jobs.empty()) {
+  std::error_code ignored;
+  if (result.jobs.empty() && !fs::is_directory(plain, ignored)) {
     return usage_error(fmt::format(
         "{}: no conversion: expected the DST of one, a folder with such, or a jobs file (NAME.jsonl)", path));
   }

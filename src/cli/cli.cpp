@@ -86,27 +86,21 @@ Status print(const std::string& text) {
   return {};
 }
 
-/// One job a line.
-std::string jobs_text(const app::JobList& list) {
-  std::string text;
-  for (const auto& job : list.jobs) text += job.dump() + "\n";
-  return text;
-}
-
 Expected<Answer> run_status(const Invocation& invocation, const app::Context& context) {
   using State = app::StatusResult::State;
   constexpr std::chrono::seconds kWatchEvery{2};
   while (true) {
-    RESHARD_TRY(const app::StatusResult result, app::status(invocation.options.src));
+    RESHARD_TRY(const app::StatusResult result, app::status(invocation.options.src, context.library));
     const bool waits = result.count(State::waiting) + result.count(State::running) > 0;
     const bool broken = result.count(State::stopped) + result.count(State::failed) > 0;
     Answer found = answer(invocation, result);
-    found.status = broken ? static_cast<int>(Code::failed) : waits ? kAnswerIsNo : 0;
+    found.status = broken ? static_cast<int>(Code::failed) : waits || result.jobs.empty() ? kAnswerIsNo : 0;
     if (!invocation.watch || found.status == 0) return found;
     if (context.comm.rank() == 0) {
       // A terminal shows the newest table alone.
       const std::string clear = isatty(STDOUT_FILENO) == 1 ? "\033[H\033[2J" : "";
       RESHARD_CHECK(print(clear + found.text));
+      if (std::ferror(stdout) != 0) return Answer{"", found.status};  // nobody reads any more
     }
     std::this_thread::sleep_for(kWatchEvery);
   }
@@ -148,7 +142,7 @@ Expected<Answer> run_command(const Invocation& invocation, app::Context& context
       return run_list(invocation, context.library);
     case Command::jobs: {
       RESHARD_TRY(const app::JobList list, app::list_jobs(context, options, invocation.given));
-      return Answer{jobs_text(list), 0};
+      return answer(invocation, list);
     }
     case Command::status:
       return run_status(invocation, context);

@@ -195,9 +195,19 @@ Expected<Invocation> parse_command_line(const std::vector<std::string>& argument
     if (!given.operands.empty()) return parse_command(given.operands.front()).error();
     return usage_error("no command; `reshard --help` lists them");
   }
-  RESHARD_CHECK(apply_options(given.options, invocation));
+  const auto apply = [&]() -> Status {
+    RESHARD_CHECK(apply_options(given.options, invocation));
+    return apply_operands(given.operands, invocation);
+  };
+  if (Status applied = apply(); !applied) {
+    Error error = std::move(applied).error();
+    // Of an array of jobs each prints its own error.
+    if (const auto line = line_of(given); line && *line) {
+      error.message = fmt::format("{}: line {}: {}", given.options["config"].front(), **line, error.message);
+    }
+    return error;
+  }
   invocation.given = to_job(given.options, Command::convert);
-  RESHARD_CHECK(apply_operands(given.operands, invocation));
   return invocation;
 }
 

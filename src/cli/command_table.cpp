@@ -263,7 +263,7 @@ const std::vector<OptionInfo>& options() {
       {"params-style", "STYLE", kTarget, false, "target", "of params.json of format meta: flat, or fairseq2 (flat)",
        text(&Options::params_style)},
       {"overwrite", "", kTarget, false, "target", "replace what is at DST", flag(&Options::overwrite)},
-      {"resume", "", bit(Command::convert) | kJobs, false, "target",
+      {"resume", "", kTarget, false, "target",
        "go on where an interrupted conversion to DST stopped; do nothing if DST is done", flag(&Options::resume)},
       {"part", "I/N", kTarget & ~kJobs, false, "target", "make part I of N; the last of them to finish makes DST",
        apply_part},

@@ -264,6 +264,12 @@ std::string describe(const app::StatusResult& result) {
   return table.text() + join(counts, ", ") + "\n";
 }
 
+std::string describe(const app::JobList& list) {
+  std::string text;
+  for (const auto& job : list.jobs) text += job.dump() + "\n";
+  return text;
+}
+
 std::string describe(const app::DiffResult& result) {
   TextTable table("llrrrrr");
   table.add({"tensor", "shape", "max |a-b|", "mean |a-b|", "relative L2", "cosine", "changed"});

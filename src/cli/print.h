@@ -8,6 +8,7 @@
 #include "reshard/app/diff.h"
 #include "reshard/app/digest.h"
 #include "reshard/app/inspect.h"
+#include "reshard/app/jobs.h"
 #include "reshard/app/list.h"
 #include "reshard/app/plan_report.h"
 #include "reshard/app/status.h"
@@ -21,6 +22,7 @@ std::string describe(const app::PlanReport& report);
 std::string describe(const app::ConvertResult& result);
 std::string describe(const app::VerifyResult& result);
 std::string describe(const app::StatusResult& result);
+std::string describe(const app::JobList& list);  ///< a job a line
 std::string describe(const app::DiffResult& result);
 std::string describe(const app::DigestResult& result);
 std::string describe(const app::FormatList& list);

@@ -51,8 +51,8 @@ struct FileSink::State {
   std::condition_variable synced;
   std::map<std::pair<std::uint32_t, Index>, Partial> partial;
   std::vector<job::SpanRecord> finished;  // not durable yet
-  Index finished_bytes = 0;           // of these
-  Index syncing_bytes = 0;            // of those that a thread is making durable
+  Index finished_bytes = 0;               // of these
+  Index syncing_bytes = 0;                // of those that a thread is making durable
   bool syncing = false;
   std::size_t spans_left = 0;
 };

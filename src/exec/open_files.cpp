@@ -75,6 +75,7 @@ Status OpenFiles::close_all() {
   for (Entry& entry : recent_) {
     if (Status status = entry.target->sync(); first && !status) first = std::move(status);
   }
+  if (!first) lost_ = true;
   by_file_.clear();
   recent_.clear();
   return first;

@@ -163,7 +163,10 @@ Expected<Fingerprint> fingerprint(const std::string& path) {
 }
 
 Status check_unchanged(const std::string& path, const Fingerprint& before) {
-  RESHARD_TRY(const Fingerprint now, fingerprint(path));
+  const Expected<Fingerprint> found = fingerprint(path);
+  // Gone is not wrong: what was read was right.
+  if (!found) return run_error(found.error().message + " while it was read");
+  const Fingerprint& now = *found;
   if (now == before) return {};
   const std::string what = now.inode != before.inode ? "was replaced by another file"
                            : now.size != before.size

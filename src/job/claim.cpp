@@ -35,7 +35,7 @@ constexpr const char* kOwner = "owner";
 constexpr const char* kCommit = "commit";  // in the claim: the partial output is complete and may become DST
 constexpr std::string_view kPlain = "rename\n", kReplaces = "replace\n";  // what it says
 
-constexpr std::chrono::seconds kLockPatience{60};
+constexpr std::chrono::seconds kLockPatience{4};
 
 std::string old_path(const std::string& target) { return target + ".old"; }
 
@@ -85,7 +85,8 @@ Life life_of(const PartRecord& record) {
 
 // The first of some records whose runner lives. Those of other hosts are watched for a while: the living replace
 // theirs.
-std::optional<PartRecord> find_living(const std::string& journal, const std::vector<PartRecord>& records) {
+std::optional<PartRecord> find_living(const std::string& journal, const std::vector<PartRecord>& records,
+                                      const std::function<bool()>& interrupted) {
   std::vector<const PartRecord*> unknown;
   for (const PartRecord& record : records) {
     const Life life = life_of(record);
@@ -95,6 +96,8 @@ std::optional<PartRecord> find_living(const std::string& journal, const std::vec
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(kSilence_s);
   while (!unknown.empty() && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    // A sign of life is as good a reason not to go on.
+    if (interrupted && interrupted()) return *unknown.front();
     for (const PartRecord* then : unknown) {
       const auto now = PartRecord::read(journal + "/" + PartRecord::file_name(then->part, then->parts));
       if (now && now->state == kRunning && now->time != then->time) return now;
@@ -190,6 +193,11 @@ Error exists_error(const std::string& target) {
   return usage_error(fmt::format("{}: exists; say --overwrite to replace it, or choose another path", target));
 }
 
+Error cannot_create(const std::string& path, int error) {
+  return usage_error(fmt::format("{}: cannot be created: {}; choose a target in a folder that you may write to", path,
+                                 std::strerror(error)));
+}
+
 // May DST be made or replaced?
 Status check_target(const Claim::Request& request) {
   const std::string& target = request.target;
@@ -198,6 +206,7 @@ Status check_target(const Claim::Request& request) {
   if (!fs::is_directory(parent, error)) {
     return usage_error(fmt::format("{}: the folder {} does not exist; make it first", target, parent));
   }
+  if (::access(parent.c_str(), W_OK | X_OK) != 0) return cannot_create(target, errno);
   const fs::file_status status = fs::symlink_status(target, error);
   if (!fs::exists(status)) return {};
   if (fs::is_symlink(status)) {
@@ -240,12 +249,13 @@ Status finish_commit(const std::string& target) {
 }
 
 Error held_by(const std::string& target, const PartRecord& record) {
-  const std::string journal = Claim::journal_path(target);
   const std::string part = record.parts > 1 ? fmt::format("part {}/{} ", record.part + 1, record.parts) : "";
-  return usage_error(fmt::format(
-      "{}: {}is being written by {}; if that is no longer running, {}", target, part, record.runner.describe(),
-      record.parts > 1 ? fmt::format("run it again in {:.0f} seconds", kSilence_s)
-                       : fmt::format("say --resume, or remove {} and {}", journal, Claim::partial_path(target))));
+  const std::string advice = life_of(record) == Life::lives ? "wait for it, or stop it"
+                             : record.parts > 1
+                                 ? fmt::format("if that is no longer running, run again in {:.0f} seconds", kSilence_s)
+                                 : fmt::format("if that is no longer running, say --resume, or remove {} and {}",
+                                               Claim::journal_path(target), Claim::partial_path(target));
+  return usage_error(fmt::format("{}: {}is being written by {}; {}", target, part, record.runner.describe(), advice));
 }
 
 Expected<Owner> claimed_by(const std::string& target) {
@@ -254,11 +264,14 @@ Expected<Owner> claimed_by(const std::string& target) {
   return usage_error(fmt::format("{}: is in the way, and not the claim of a job; remove or rename it", journal));
 }
 
-// Errors (usage): this is no claim, or one of its runners lives, or may live on another host.
+// Errors (usage): this is no claim, its runner lives or was on another host, or others have done parts of the work.
 Status check_abandoned(const std::string& target) {
   RESHARD_CHECK(claimed_by(target));
   for (const PartRecord& record : PartRecord::read_all(Claim::journal_path(target))) {
-    if (life_of(record) != Life::ended) return held_by(target, record);
+    if (life_of(record) == Life::lives || !record.runner.is_here()) return held_by(target, record);
+    if (record.parts == 1) continue;
+    return usage_error(fmt::format("{}: parts of it are done; go on with --part I/{} or --resume, or remove {} and {}",
+                                   target, record.parts, Claim::journal_path(target), Claim::partial_path(target)));
   }
   return {};
 }
@@ -275,6 +288,16 @@ Status clear_claim(const std::string& target) {
   if (exists(journal + "/" + kCommit)) return finish_commit(target);
   RESHARD_CHECK(remove_path(Claim::partial_path(target)));
   return drop_journal(target);
+}
+
+// Makes the names of all files below a folder durable.
+Status sync_folders(const std::string& root) {
+  RESHARD_CHECK(io::sync_folder(root));
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_directory()) RESHARD_CHECK(io::sync_folder(it->path().string()));
+  }
+  return error ? Status(run_error(fmt::format("{}: cannot be listed: {}", root, error.message()))) : Status();
 }
 
 std::string tickets_path(const std::string& journal, int parts) {
@@ -306,7 +329,7 @@ Status make_tickets(const std::string& journal, int parts) {
 
 // The ticket that a part holds.
 std::optional<int> held_ticket(const std::string& tickets, int parts, int part) {
-  for (int i = 0; i < parts; ++i) {
+  for (int i = parts - 1; i >= 0; --i) {
     if (exists(taken_path(tickets, i, part))) return i;
   }
   return std::nullopt;
@@ -347,11 +370,6 @@ Expected<Claim::Request> with_plain_target(Claim::Request request) {
   }
   request.target = std::move(target);
   return request;
-}
-
-Error cannot_create(const std::string& path, int error) {
-  return usage_error(fmt::format("{}: cannot be created: {}; choose a target in a folder that you may write to", path,
-                                 std::strerror(error)));
 }
 
 }  // namespace
@@ -432,6 +450,7 @@ Expected<bool> Claim::build() {
     if (error == EEXIST || error == ENOTEMPTY) return false;
     return cannot_create(journal_, error);
   }
+  RESHARD_CHECK(io::sync_folder(parent_of(request_.target)));
   io::pass("claim");
   if (!request_.one_file && ::mkdir(partial_.c_str(), 0777) != 0 && !(request_.joins() && errno == EEXIST)) {
     const int failure = errno;
@@ -457,7 +476,7 @@ Expected<Claim::Joined> Claim::join() {
     return records;
   };
   const std::vector<PartRecord> before = rivals();
-  if (const auto rival = find_living(journal_, before)) {
+  if (const auto rival = find_living(journal_, before, request_.interrupted)) {
     return committing ? Expected(Joined::complete) : held_by(target, *rival);
   }
   // Of several that come to that conclusion one goes on. What it has done meanwhile is looked at anew.
@@ -492,6 +511,15 @@ std::string Claim::journal_name() const {
   return fmt::format("part-{:05}-of-{:05}.{}.{}.{}", request_.part + 1, request_.parts, me_.host, me_.pid, me_.start);
 }
 
+Status Claim::check_mine() const {
+  const std::string path = journal_ + "/" + PartRecord::file_name(request_.part, request_.parts);
+  const auto record = PartRecord::read(path);
+  // One that cannot be read now tells nothing.
+  if (record ? record->runner == me_ : exists(path)) return {};
+  return run_error(fmt::format("{}: {} while this run slept", request_.target,
+                               record ? "was taken over by " + record->runner.describe() : "was finished or given up"));
+}
+
 Status Claim::tell(const std::string& state, const Json& details) { return record(state, details).write(journal_); }
 
 Expected<bool> Claim::take_ticket() {
@@ -504,7 +532,10 @@ Expected<bool> Claim::take_ticket() {
       io::pass("ticket");
       return i == last;
     }
-    if (errno != ENOENT) {
+    const int error = errno;
+    // A server may do a rename and be asked again.
+    if (error == ENOENT && exists(taken_path(tickets, i, request_.part))) return i == last;
+    if (error != ENOENT) {
       return run_error(fmt::format("{}: cannot be renamed: {}", ticket_path(tickets, i), std::strerror(errno)));
     }
   }
@@ -528,6 +559,8 @@ Status Claim::commit(const std::function<Status()>& before) {
                                  old_path(target), target, partial_));
   }
   if (before) RESHARD_CHECK(before());
+  if (folder) RESHARD_CHECK(sync_folders(partial_));
+  RESHARD_CHECK(check_mine());
   RESHARD_CHECK(io::write_text(journal_ + "/" + kCommit, gives_way ? kPlain : kReplaces));
   RESHARD_CHECK(io::sync_folder(journal_));
   io::pass("mark");

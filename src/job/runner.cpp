@@ -105,13 +105,15 @@ std::optional<PartRecord> PartRecord::read(const std::string& path) {
   if (!text) return std::nullopt;
   Json json = Json::parse(*text, nullptr, false);
   const auto number = [&](const char* name) { return json.contains(name) && json[name].is_number(); };
+  const auto whole = [&](const char* name) { return json.contains(name) && json[name].is_number_integer(); };
   const auto word = [&](const char* name) { return json.contains(name) && json[name].is_string(); };
-  if (!json.is_object() || !number("part") || !number("parts") || !number("pid") || !number("time"))
-    return std::nullopt;
+  if (!json.is_object() || !whole("part") || !whole("parts") || !whole("pid") || !number("time")) return std::nullopt;
   if (!word("state") || !word("host") || !word("start") || !word("job")) return std::nullopt;
   PartRecord record;
   record.part = json["part"].get<int>() - 1;
   record.parts = json["parts"].get<int>();
+  if (record.parts < 1 || record.parts > kMostParts || record.part < 0 || record.part >= record.parts)
+    return std::nullopt;
   record.state = json["state"].get<std::string>();
   record.time = json["time"].get<double>();
   record.runner = {json["host"].get<std::string>(), json["pid"].get<long>(), json["start"].get<std::string>(),

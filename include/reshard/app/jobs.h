@@ -21,4 +21,6 @@ struct JobList {
 /// Errors (usage): nothing matches, two outputs would have one name, no --to or --out. Rank 0 tells. Local.
 Expected<JobList> list_jobs(const Context& context, const Options& options, const nlohmann::ordered_json& given);
 
+nlohmann::ordered_json to_json(const JobList& list);
+
 }  // namespace reshard::app

@@ -7,6 +7,7 @@
 
 #include "reshard/base/expected.h"
 #include "reshard/base/index.h"
+#include "reshard/model/library.h"
 
 namespace reshard::app {
 
@@ -46,9 +47,9 @@ struct StatusResult {
 
 std::string_view to_string(StatusResult::State state);
 
-/// Of a DST, of all that stand, grow or failed in a folder, or of every line of a jobs file (NAME.jsonl). Errors
-/// (usage): there is nothing of the kind. Local.
-Expected<StatusResult> status(const std::string& path);
+/// Of a DST, of all that stand, grow or failed in a folder (which may be none yet), or of every line of a jobs file
+/// (NAME.jsonl). Errors (usage): there is nothing of the kind. Local.
+Expected<StatusResult> status(const std::string& path, const model::Library& library);
 
 nlohmann::ordered_json to_json(const StatusResult& result);
 

@@ -41,8 +41,8 @@ class FileSink : public Sink {
     Index span_bytes = 16 * kMiB;
     /// Bytes of finished spans that a crash may cost. Writers wait for the store where they come near it.
     Index most_undurable_bytes = 256 * kMiB;
-    /// Told of spans (their digests and the CRCs of what they hold of File::checked) in batches, once their bytes are synced; one call at a time. May be empty: then nothing is synced
-    /// before a file is closed.
+    /// Told of spans (their digests and the CRCs of what they hold of File::checked) in batches, once their bytes are
+    /// synced; one call at a time. May be empty: then nothing is synced before a file is closed.
     std::function<Status(const std::vector<job::SpanRecord>&)> durable;
   };
 

@@ -196,7 +196,8 @@ Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOption
 /// Bytes of file `file` of the directory: opened, or generated for a synthetic source. Local, thread-safe.
 Expected<std::unique_ptr<io::Source>> open_source_file(const Checkpoint& checkpoint, std::uint32_t file, io::Mode mode);
 
-/// Errors (failed): a source file whose size, time or inode is not what it was when its header was read. Local.
+/// Errors: (input) a source file whose size, time or inode is not what it was when its header was read; (failed) one
+/// that is gone. Local.
 Status check_unchanged(const Checkpoint& checkpoint);
 
 /// A target, described: arrays in files at byte offsets.

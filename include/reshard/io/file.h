@@ -34,7 +34,8 @@ struct Fingerprint {
 /// The state of the file at `path`, links followed. Take it before the headers are read. Errors (input): missing.
 /// Local.
 Expected<Fingerprint> fingerprint(const std::string& path);
-/// Errors (input): the file at `path` is gone or no longer in the state `before`. Called when all is read. Local.
+/// Errors: (input) the file at `path` is no longer in the state `before`; (failed) it is gone. Called when all is read.
+/// Local.
 Status check_unchanged(const std::string& path, const Fingerprint& before);
 
 enum class Follow {

@@ -28,6 +28,8 @@ class Claim {
     std::string job_id;   ///< of the scheduler, may be empty
     /// Does DST hold the output of this very plan? Asked where resuming finds no journal. May be empty: no.
     std::function<bool()> is_done = {};
+    /// Asked while make() waits: shall it give up? May be empty.
+    std::function<bool()> interrupted = {};
 
     bool joins() const { return resume || parts > 1; }
   };
@@ -58,6 +60,8 @@ class Claim {
   /// True if the output was committed, or is about to be, or the claim was given up. Local.
   bool is_over() const;
 
+  /// Errors (failed): the record of this part is another run's, which took it for dead. Local.
+  Status check_mine() const;
   /// Tells how this part is doing, in its record: for `reshard status`, and for whoever asks whether it is alive.
   /// `state` is running, stopped, failed or finished; `details` are added to it. Errors (failed). Local.
   Status tell(const std::string& state, const nlohmann::ordered_json& details);
@@ -67,8 +71,8 @@ class Claim {
   Expected<bool> take_ticket();
 
   /// The files under partial() are complete and synced: syncs its folders, makes it DST by one rename (a DST in the way
-  /// becomes DST.old before and is removed after) and gives up the claim. `before` is called once nothing is in the way.
-  /// Errors (failed): those of `before`, too; the next run finishes what this one could not. Local.
+  /// becomes DST.old before and is removed after) and gives up the claim. `before` is called once nothing is in the
+  /// way. Errors (failed): those of `before`, too; the next run finishes what this one could not. Local.
   Status commit(const std::function<Status()>& before = {});
   /// Removes partial output and claim after a failure that is not worth resuming. Local.
   void discard();

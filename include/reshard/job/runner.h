@@ -44,8 +44,12 @@ struct PartRecord {
   static std::vector<PartRecord> read_all(const std::string& folder);
 };
 
-/// The state of a part that is at work.
+/// States of a part.
 inline constexpr const char* kRunning = "running";
+inline constexpr const char* kStopped = "stopped";    ///< interrupted; may be resumed
+inline constexpr const char* kFailed = "failed";      ///< by an error; may be resumed
+inline constexpr const char* kFinished = "finished";  ///< its spans are durable
+inline constexpr int kMostParts = 10'000;
 /// How long a record of a living part may be without being replaced.
 inline constexpr double kSilence_s = 10;
 

@@ -165,7 +165,8 @@ std::string find_trap(std::string_view text, const JsonLimits& limits, std::size
 
 std::string in_quotes(std::string_view text) {
   const bool cut = text.size() > kMaxShown;
-  return Json(std::string(text.substr(0, kMaxShown))).dump(-1, ' ', true, Json::error_handler_t::replace) + (cut ? "..." : "");
+  return Json(std::string(text.substr(0, kMaxShown))).dump(-1, ' ', true, Json::error_handler_t::replace) +
+         (cut ? "..." : "");
 }
 
 Status visit_json(std::string_view text, const std::string& path, const JsonLimits& limits, JsonVisitor& visitor) {

@@ -51,12 +51,14 @@ Status parse_fault(const std::string& text, Settings::Fault& fault) {
     const std::string way = text.substr(0, colon);
     const auto kind = kKinds.find(text.substr(colon + 1, at - colon - 1));
     const auto bytes = parse_size(text.substr(at + 1));
-    if ((way == "read" || way == "write") && kind != kKinds.end() && bytes) {
-      fault = {kind->second.first, way == "write", kind->second.second, *bytes};
+    const bool is_sync = way == "sync" && kind != kKinds.end() && kind->second.first == Kind::fail;
+    if ((way == "read" || way == "write" || is_sync) && kind != kKinds.end() && bytes) {
+      fault = {kind->second.first, way != "read", is_sync, kind->second.second, *bytes};
       return {};
     }
   }
-  return usage_error(fmt::format("RESHARD_IO_FAULT: '{}' is not read|write:EIO|ENOSPC|EDQUOT|EINTR|SHORT@BYTES", text));
+  return usage_error(
+      fmt::format("RESHARD_IO_FAULT: '{}' is not read|write|sync:EIO|ENOSPC|EDQUOT|EINTR|SHORT@BYTES", text));
 }
 
 Status parse_kill(const std::string& text, Settings::Kill& kill) {

@@ -100,9 +100,7 @@ class FileTarget : public Target {
     // Writes that end later set it again.
     const bool unsynced = unsynced_.exchange(false);
     int error = lost_;
-    while (unsynced && error == 0 && ::fdatasync(buffered_.get()) != 0) {
-      if (errno != EINTR) error = errno;
-    }
+    if (unsynced && error == 0) error = sync_data(buffered_.get());
     if (error == 0) return {};
     // The kernel tells of lost bytes once.
     lost_ = error;

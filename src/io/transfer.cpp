@@ -63,6 +63,8 @@ Way& way(Direction direction) {
   return ways[direction == Direction::write ? 1 : 0];
 }
 
+Settings::Fault sync_fault;
+
 /// One system call, as the injected fault lets it be.
 ssize_t call(Direction direction, Way& way, int fd, std::byte* data, std::size_t length, Index offset) {
   using Kind = Settings::Fault::Kind;
@@ -88,12 +90,22 @@ ssize_t call(Direction direction, Way& way, int fd, std::byte* data, std::size_t
 
 }  // namespace
 
+int sync_data(int fd) {
+  const bool fails = sync_fault.on_sync && way(Direction::write).moved >= sync_fault.after_bytes;
+  if (fails) return sync_fault.error;
+  while (::fdatasync(fd) != 0) {
+    if (errno != EINTR) return errno;
+  }
+  return 0;
+}
+
 void apply(const Settings& settings) {
+  sync_fault = settings.fault;
   for (Direction direction : {Direction::read, Direction::write}) {
     const bool writes = direction == Direction::write;
     Way& w = way(direction);
     w.throttle.set_rate(writes ? settings.write_bytes_per_s : settings.read_bytes_per_s);
-    w.fault = settings.fault.on_write == writes ? settings.fault : Settings::Fault{};
+    w.fault = settings.fault.on_write == writes && !settings.fault.on_sync ? settings.fault : Settings::Fault{};
     w.moved = 0;
     w.was_interrupted = false;
   }

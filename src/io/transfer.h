@@ -21,6 +21,9 @@ struct Transfer {
 /// from files passes here: throttle and injected faults are applied in this place only. Local, thread-safe.
 Transfer transfer(Direction direction, int fd, std::byte* data, std::size_t length, Index offset);
 
+/// fdatasync, repeated if interrupted: 0 or errno. Local, thread-safe.
+int sync_data(int fd);
+
 /// The aligned body of a range, as three lengths: head + body + tail.
 struct Split {
   std::size_t head = 0, body = 0, tail = 0;

@@ -16,10 +16,10 @@ namespace reshard::io {
 ///   limit. Each
 ///                        process takes an equal share of it (its number of local ranks is OMPI_COMM_WORLD_LOCAL_SIZE,
 ///                        or 1). Default: no limit. For measuring how well the stages overlap.
-///   RESHARD_IO_FAULT     read:WHAT@BYTES or write:WHAT@BYTES: once this process has moved BYTES bytes that way, each
-///   further
-///                        system call fails with WHAT: EIO ENOSPC EDQUOT; with EINTR every second call is interrupted;
-///                        with SHORT each call moves at most 4096 bytes. Default: none. For tests.
+///   RESHARD_IO_FAULT     read:WHAT@BYTES, write:WHAT@BYTES or sync:WHAT@BYTES: once this process has moved BYTES bytes
+///                        that way (sync: has written them), each further system call fails with WHAT: EIO ENOSPC
+///                        EDQUOT; with EINTR every second call is interrupted; with SHORT each call moves at most 4096
+///                        bytes. Default: none. For tests.
 ///   RESHARD_IO_KILL      POINT@N: the process kills itself when it passes the point of that name for the Nth time.
 ///                        Default: none. For tests; the points are the calls of pass().
 struct Settings {
@@ -34,7 +34,8 @@ struct Settings {
     enum class Kind { none, fail, interrupt, shorten };
     Kind kind = Kind::none;
     bool on_write = false;
-    int error = 0;  ///< errno, for `fail`
+    bool on_sync = false;  ///< of written bytes
+    int error = 0;         ///< errno, for `fail`
     Index after_bytes = 0;
   };
   Fault fault;

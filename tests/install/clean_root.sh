@@ -26,7 +26,7 @@ rm "$root.log"
 echo "debootstrap: $((SECONDS - start)) s"
 
 # Name service and certificates of the host: what its network needs.
-cp /etc/resolv.conf "$root/etc/"
+cp /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/host-certificates.crt"
 git clone -q --no-local . "$root/root/reshard"
 

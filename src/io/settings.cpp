@@ -53,7 +53,7 @@ Status parse_fault(const std::string& text, Settings::Fault& fault) {
     const auto bytes = parse_size(text.substr(at + 1));
     const bool is_sync = way == "sync" && kind != kKinds.end() && kind->second.first == Kind::fail;
     if ((way == "read" || way == "write" || is_sync) && kind != kKinds.end() && bytes) {
-      fault = {kind->second.first, way != "read", is_sync, kind->second.second, *bytes};
+      fault = {kind->second.first, way != "read", kind->second.second, *bytes, is_sync};
       return {};
     }
   }

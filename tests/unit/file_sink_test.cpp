@@ -17,8 +17,8 @@
 namespace reshard {
 namespace {
 
-using job::SpanRecord;
 using exec::FileSink;
+using job::SpanRecord;
 using test::Bytes;
 
 Bytes read_file(const std::string& path) {

@@ -66,7 +66,7 @@ struct Aligned {
 
 Settings with_fault(Settings::Fault::Kind kind, bool on_write, Index after, int error = 0) {
   Settings settings;
-  settings.fault = {kind, on_write, error, after};
+  settings.fault = {kind, on_write, error, after, false};
   return settings;
 }
 

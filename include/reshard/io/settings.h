@@ -34,9 +34,9 @@ struct Settings {
     enum class Kind { none, fail, interrupt, shorten };
     Kind kind = Kind::none;
     bool on_write = false;
-    bool on_sync = false;  ///< of written bytes
-    int error = 0;         ///< errno, for `fail`
+    int error = 0;  ///< errno, for `fail`
     Index after_bytes = 0;
+    bool on_sync = false;  ///< of bytes written before
   };
   Fault fault;
 

@@ -314,12 +314,14 @@ class Others(Case):
 
     def test_the_same_part_twice(self):
         job = self.start(HF, "--part", "2/3")
+        job.process.send_signal(signal.SIGSTOP)  # however slow the others are, it is still there
         self.turned_away(f"{self.work.dst}: part 2/3 is being written by process {job.process.pid} on ", HF, "--part", "2/3")
         self.turned_away(f"{self.work.dst}: part 2/3 is being written by process {job.process.pid} on ", HF, "--part", "1/2")
         self.turned_away(f"{self.work.dst}: part 2/3 is being written by process {job.process.pid} on ", HF, "--resume")
         self.turned_away("is work on another conversion", OTHER_HF, "--part", "1/3")
         for part in (1, 3):
             self.assertEqual(self.convert(HF, "--part", f"{part}/3").report()["outcome"], "part")
+        job.process.send_signal(signal.SIGCONT)
         self.assertEqual(job.wait(), 0, job.text())
         self.assertEqual(job.report()["outcome"], "committed")
         self.assert_done(self.reference(HF))

@@ -125,7 +125,7 @@ Json to_json(const ConvertResult& result) {
           {"resumed_bytes", result.resumed_bytes},
           {"plan_hash", hash_text(result.plan_hash)},
           {"seconds", result.seconds},
-          {"digests", to_json(result.digests)},
+          {"digests", result.outcome == ConvertResult::Outcome::committed ? to_json(result.digests) : Json(nullptr)},
           {"stream", to_json(result.stream)}};
 }
 

@@ -326,6 +326,23 @@ class Others(Case):
         self.assertEqual(job.report()["outcome"], "committed")
         self.assert_done(self.reference(HF))
 
+    def test_asleep_and_taken_over(self):
+        """A run that another host took for dead finds its place taken when it wakes up, and leaves the output alone."""
+        for options in ([], ["--overwrite"]):
+            with self.subTest(options):
+                self.work.clear()
+                if options:
+                    self.convert(HF, src=self.work.small)
+                job = self.start(HF, "--resume", *options)
+                job.process.send_signal(signal.SIGSTOP)
+                (record,) = self.work.dst.parent.glob("out.journal/part-*.json")
+                record.write_text(re.sub(r'"host": "', '"host": "other-', record.read_text()))
+                self.assertEqual(self.convert(HF, "--resume", *options).report()["outcome"], "committed")
+                job.process.send_signal(signal.SIGCONT)
+                self.assertEqual(job.wait(), 0, job.text())
+                self.assertEqual(job.report()["outcome"], "present")
+                self.assert_done(self.reference(HF))
+
     def test_the_same_part_twice_at_once(self):
         """One goes on, whoever it is."""
         for _ in range(5):

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "process.h"
 
-#include <unistd.h>
-
-#include <array>
 #include <cstdlib>
 #include <fstream>
 
+#include "reshard/job/runner.h"
+
 namespace reshard::app {
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
-}
+std::string host_name() { return job::Runner::self("").host; }
 
 std::string scheduler_job() {
   const auto variable = [](const char* name) {

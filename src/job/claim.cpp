@@ -269,7 +269,7 @@ Status check_abandoned(const std::string& target) {
   RESHARD_CHECK(claimed_by(target));
   for (const PartRecord& record : PartRecord::read_all(Claim::journal_path(target))) {
     if (life_of(record) == Life::lives || !record.runner.is_here()) return held_by(target, record);
-    if (record.parts == 1) continue;
+    if (record.parts == 1 || exists(Claim::journal_path(target) + "/" + kCommit)) continue;
     return usage_error(fmt::format("{}: parts of it are done; go on with --part I/{} or --resume, or remove {} and {}",
                                    target, record.parts, Claim::journal_path(target), Claim::partial_path(target)));
   }

@@ -29,8 +29,7 @@ constexpr std::string_view kPrefix = "part-", kSuffix = ".json";
 
 std::string host_name() {
   char name[256] = "";
-  ::gethostname(name, sizeof(name) - 1);
-  return name;
+  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
 }
 
 // What the system says about a process.

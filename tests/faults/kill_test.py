@@ -162,6 +162,12 @@ class Story:
     def finish(self, mode, resume=True):
         """The conversion is done by new jobs: same bytes, nothing left over, nothing durable made again."""
         work = self.work
+        parts = [path for path in work.journal().glob("part-*.json") if not path.name.endswith("-of-00001.json")]
+        if not resume and parts and not work.marked():
+            # What parts have done is not thrown away unasked.
+            (job,) = self.start(mode, False)
+            self.expect(job.wait() == 2 and "parts of it are done" in job.text(), job.text())
+            resume = True
         before = set() if not resume or work.marked() else work.durable()
         marked = work.marked()
         self.steps.append(f"{mode.parts} parts of {mode.ranks} ranks{'' if resume else ', not resumed'}")

@@ -3,13 +3,13 @@
 
 #include <fmt/format.h>
 #include <glob.h>
-#include <string.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <map>
 
 #include "conversion.h"
+#include "reshard/base/text.h"
 #include "reshard/format/format.h"
 #include "reshard/io/file.h"
 
@@ -44,9 +44,7 @@ std::vector<std::string> matching(const std::string& folder, const std::string& 
     }
   }
   ::globfree(&found);
-  std::sort(paths.begin(), paths.end(),
-            [](const std::string& a, const std::string& b) { return ::strverscmp(a.c_str(), b.c_str()) < 0; });
-  paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
+  sort_naturally(paths);
   return paths;
 }
 

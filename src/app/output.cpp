@@ -29,7 +29,8 @@ std::string path_below(const std::string& root, const std::string& relative) {
   return relative.empty() ? root : root + "/" + relative;
 }
 
-Status copy_file(const std::string& src, const std::string& dst) {
+Status copy_file(const std::string& src, const std::string& root, const std::string& dst) {
+  RESHARD_CHECK(io::make_folders(root, dst));
   RESHARD_TRY(const std::unique_ptr<io::Source> source, io::open_source(src, "", io::Follow::all, {}));
   RESHARD_TRY(const std::unique_ptr<io::Target> target, io::open_target(dst, source->size(), {}));
   std::vector<std::byte> block(static_cast<std::size_t>(std::min(kCopyBlock, source->size())));
@@ -216,6 +217,7 @@ Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Inde
                                               hash_text(plan.hash())));
     return {};
   }()));
+  if (!conversion_->target.format->one_file()) options.root = partial_;
   options.most_undurable_bytes = std::max<Index>(plan::kSpanBytes, kMostUndurable / std::max(1, comm.local_size()));
   options.durable = [&](const std::vector<job::SpanRecord>& spans) { return journal->append(spans); };
   exec::FileSink sink(sink_files(*conversion_, plan, comm.rank(), partial_), options);
@@ -230,16 +232,14 @@ Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Inde
       part_->update({{"bytes_written", moment.all_ranks.bytes_written}, {"seconds", moment.elapsed_s}});
     };
     context.interruption = [this, interruption]() -> std::string {
-      if (part_->is_replaced()) return part_->check().error().message;
-      return interruption ? interruption() : "";
+      std::string why = part_->replaced();
+      return why.empty() && interruption ? interruption() : why;
     };
   }
-  Expected<Streamed> streamed = run_stream(context, plan, {&conversion_->checkpoint}, sink);
+  Expected<Streamed> streamed = run_stream(context, plan, {&conversion_->checkpoint}, sink, &spoiled_);
   context.progress = show;
   context.interruption = interruption;
   if (!streamed) {
-    // All was written, and then the source found wrong?
-    spoiled_ = sink.is_complete() && streamed.error().code == Code::input;
     // The first error stands; spans that are not durable are made again.
     static_cast<void>(sink.flush());
     return streamed;
@@ -256,8 +256,7 @@ Expected<std::optional<Digests>> Output::finish(Context& context, const Options&
   std::string last;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
     // The part is at work until it is clear that it is not the last: nobody else may finish.
-    RESHARD_CHECK(part_->check());
-    RESHARD_CHECK(claim().tell(job::kRunning, part_->details()));
+    RESHARD_CHECK(part_->beat());
     RESHARD_TRY(const bool is_last, claim().take_ticket());
     if (!is_last) {
       const Status told = part_->end(job::kFinished);
@@ -298,6 +297,7 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   const Digests digests = conversion_->digests(sums);
   RESHARD_TRY(const auto crcs, join_crcs(durable, target.images));
 
+  RESHARD_CHECK(part_->beat());
   const container::Container* container = container::find(target.layout->table().container);
   const std::string record = record_text(context, *conversion_, options, plan_hash, digests);
   for (std::size_t f = 0; f < target.files.size(); ++f) {
@@ -316,10 +316,13 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   io::pass("segments");
   if (target.format->one_file()) return digests;
   for (const format::Sidecar& sidecar : target.sidecars) {
+    RESHARD_CHECK(part_->beat());
     const std::string path = path_below(partial_, sidecar.path);
-    RESHARD_CHECK(sidecar.copy_from.empty() ? io::write_text(path, sidecar.text) : copy_file(sidecar.copy_from, path));
+    RESHARD_CHECK(sidecar.copy_from.empty() ? io::write_text(path, sidecar.text)
+                                            : copy_file(sidecar.copy_from, partial_, path));
   }
   io::pass("sidecars");
+  RESHARD_CHECK(part_->beat());
   RESHARD_CHECK(io::write_text(path_below(partial_, kRecordName), record));
   io::pass("record");
   return digests;

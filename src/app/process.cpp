@@ -4,11 +4,7 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "reshard/job/runner.h"
-
 namespace reshard::app {
-
-std::string host_name() { return job::Runner::self("").host; }
 
 std::string scheduler_job() {
   const auto variable = [](const char* name) {

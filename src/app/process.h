@@ -7,8 +7,6 @@
 
 namespace reshard::app {
 
-std::string host_name();
-
 /// What the scheduler calls this job ("1234", "1234_7" for a task of an array); empty without one. Local.
 std::string scheduler_job();
 

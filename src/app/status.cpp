@@ -2,7 +2,6 @@
 #include "reshard/app/status.h"
 
 #include <fmt/format.h>
-#include <string.h>
 
 #include <algorithm>
 #include <array>
@@ -185,9 +184,7 @@ std::vector<std::string> outputs_in(const std::string& folder) {
       if (path.ends_with(suffix)) found.push_back(path.substr(0, path.size() - suffix.size()));
     }
   }
-  std::sort(found.begin(), found.end(),
-            [](const std::string& a, const std::string& b) { return ::strverscmp(a.c_str(), b.c_str()) < 0; });
-  found.erase(std::unique(found.begin(), found.end()), found.end());
+  sort_naturally(found);
   return found;
 }
 

@@ -10,6 +10,7 @@
 
 #include "process.h"
 #include "reshard/exec/file_sink.h"
+#include "reshard/job/runner.h"
 #include "reshard/layout/canonical_table.h"
 #include "source_files.h"
 
@@ -238,7 +239,8 @@ Expected<plan::Plan> make_plan(Context& context, std::vector<plan::Transfer> tra
 }
 
 Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
-                              const std::vector<const format::Checkpoint*>& sources, exec::Sink& sink) {
+                              const std::vector<const format::Checkpoint*>& sources, exec::Sink& sink,
+                              bool* source_is_wrong) {
   comm::Comm& comm = context.comm;
   using Clock = std::chrono::steady_clock;
   const Clock::time_point begin = Clock::now();
@@ -260,11 +262,15 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
       if (unchanged) unchanged = format::check_unchanged(*source);
     }
   }
-  RESHARD_CHECK(comm::agree(comm, std::move(unchanged)));
-  RESHARD_TRY(const Index uncompared, files.compare_crcs(comm));
-  if (uncompared > 0 && comm.rank() == 0) {
+  unchanged = comm::agree(comm, std::move(unchanged));
+  const Expected<Index> uncompared = unchanged ? files.compare_crcs(comm) : Expected<Index>(unchanged.error());
+  if (!uncompared) {
+    if (source_is_wrong != nullptr) *source_is_wrong = uncompared.error().code == Code::input;
+    return uncompared.error();
+  }
+  if (*uncompared > 0 && comm.rank() == 0) {
     context.tell(context.note,
-                 fmt::format("{} storages were read in part only: only verify compares their CRC-32", uncompared));
+                 fmt::format("{} storages were read in part only: only verify compares their CRC-32", *uncompared));
   }
 
   Streamed streamed;
@@ -275,7 +281,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   report.route_reason = plan.route_reason();
   report.source_bytes = plan.source_bytes();
   report.target_bytes = plan.target_bytes();
-  RankReport mine{host_name(), outcome.totals, outcome.busy, peak_rss_bytes()};
+  RankReport mine{job::host_name(), outcome.totals, outcome.busy, peak_rss_bytes()};
   for (const std::string& packed : comm.all_gather(pack(mine))) report.ranks.push_back(unpack(packed));
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return streamed;

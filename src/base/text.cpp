@@ -2,6 +2,7 @@
 #include "reshard/base/text.h"
 
 #include <fmt/format.h>
+#include <string.h>
 
 #include <algorithm>
 #include <array>
@@ -178,6 +179,12 @@ std::vector<std::string> split(std::string_view text, char separator) {
     if (end == std::string_view::npos) return parts;
     begin = end + 1;
   }
+}
+
+void sort_naturally(std::vector<std::string>& texts) {
+  std::sort(texts.begin(), texts.end(),
+            [](const std::string& a, const std::string& b) { return ::strverscmp(a.c_str(), b.c_str()) < 0; });
+  texts.erase(std::unique(texts.begin(), texts.end()), texts.end());
 }
 
 std::string join(const std::vector<std::string>& parts, std::string_view separator) {

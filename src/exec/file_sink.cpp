@@ -21,8 +21,13 @@ struct FileSink::State {
       : files(std::move(files_)),
         options(std::move(options_)),
         open(static_cast<std::size_t>(std::max(1, options.max_open_files)),
-             [this](std::uint32_t file) { return io::open_target(files[file].path, files[file].size, options.mode); }) {
+             [this](std::uint32_t file) { return open_file(files[file]); }) {
     for (const File& file : files) spans_left += file.spans.size();
+  }
+
+  Expected<std::unique_ptr<io::Target>> open_file(const File& file) const {
+    if (!options.root.empty()) RESHARD_CHECK(io::make_folders(options.root, file.path));
+    return io::open_target(file.path, file.size, options.mode);
   }
 
   // A run of bytes of a checked extent, inside one span.
@@ -161,11 +166,6 @@ Status FileSink::State::make_durable(std::unique_lock<std::mutex>& lock) {
   syncing_bytes = 0;
   synced.notify_all();
   return status;
-}
-
-bool FileSink::is_complete() const {
-  const std::lock_guard lock(state_->mutex);
-  return state_->spans_left == 0;
 }
 
 Status FileSink::flush() {

@@ -191,9 +191,21 @@ Status put_text(const std::string& path, std::string_view text, bool durable) {
 
 }  // namespace
 
+Status make_folders(const std::string& root, const std::string& path) {
+  namespace fs = std::filesystem;
+  fs::path folder = root;
+  for (const fs::path& name : fs::path(path).parent_path().lexically_relative(folder)) {
+    if (name.empty() || name == ".") continue;
+    folder /= name;
+    if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST) {
+      return run_error(fmt::format("{}: cannot make the folder: {}", folder.string(), describe_errno(errno)));
+    }
+  }
+  return {};
+}
+
 Expected<std::unique_ptr<Target>> open_target(const std::string& path, Index size, Mode mode) {
   if (!settings()) return settings().error();
-  RESHARD_CHECK(make_parents(path));
   Fd buffered = open_fd(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK);
   if (!buffered.is_open()) return run_error(fmt::format("{}: cannot create: {}", path, describe_errno(errno)));
   if (const int error = reserve(buffered.get(), size)) {

@@ -35,7 +35,7 @@ constexpr const char* kOwner = "owner";
 constexpr const char* kCommit = "commit";  // in the claim: the partial output is complete and may become DST
 constexpr std::string_view kPlain = "rename\n", kReplaces = "replace\n";  // what it says
 
-constexpr std::chrono::seconds kLockPatience{4};
+constexpr std::chrono::seconds kLockPatience{60};
 
 std::string old_path(const std::string& target) { return target + ".old"; }
 
@@ -118,9 +118,7 @@ Status remove_path(const std::string& path) {
 }
 
 // A name beside `path` that no other process uses.
-std::string private_path(const std::string& path) {
-  return fmt::format("{}.{}.{}", path, Runner::self("").host, ::getpid());
-}
+std::string private_path(const std::string& path) { return fmt::format("{}.{}.{}", path, host_name(), ::getpid()); }
 
 // Removes the private folders of processes of this host that are gone.
 void remove_litter(const std::string& target) {
@@ -151,12 +149,13 @@ Status drop_journal(const std::string& target) {
 /// An exclusive lock on a file. Where the file system has none, it counts as held: the claim's rename still decides.
 class Lock {
  public:
-  explicit Lock(const std::string& path, std::chrono::seconds patience = {})
+  explicit Lock(const std::string& path, std::chrono::seconds patience = {},
+                const std::function<bool()>& interrupted = {})
       : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
     const auto deadline = std::chrono::steady_clock::now() + patience;
     while (fd_ >= 0) {
       held_ = ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
-      if (held_ || std::chrono::steady_clock::now() >= deadline) return;
+      if (held_ || std::chrono::steady_clock::now() >= deadline || (interrupted && interrupted())) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
@@ -480,7 +479,7 @@ Expected<Claim::Joined> Claim::join() {
     return committing ? Expected(Joined::complete) : held_by(target, *rival);
   }
   // Of several that come to that conclusion one goes on. What it has done meanwhile is looked at anew.
-  const Lock lock(journal_ + "/" + kOwner, kLockPatience);
+  const Lock lock(journal_ + "/" + kOwner, kLockPatience, request_.interrupted);
   if (!lock.is_at(journal_ + "/" + kOwner)) return Joined::gone;
   if (!lock.held()) return usage_error(fmt::format("{}: other parts are starting; run again", target));
   if (exists(journal_ + "/" + kCommit) != committing) return Joined::gone;

@@ -24,16 +24,22 @@ void Heartbeat::update(const nlohmann::ordered_json& details) {
   details_.update(details);
 }
 
-nlohmann::ordered_json Heartbeat::details() {
-  const std::lock_guard lock(mutex_);
-  return details_;
+Status Heartbeat::beat_locked() {
+  if (Status mine = claim_.check_mine(); !mine) {
+    replaced_ = mine.error().message;
+    return mine;
+  }
+  return claim_.tell(kRunning, details_);
 }
 
-Status Heartbeat::check() {
+Status Heartbeat::beat() {
   const std::lock_guard lock(mutex_);
-  Status mine = claim_.check_mine();
-  if (!mine) replaced_ = true;
-  return mine;
+  return beat_locked();
+}
+
+std::string Heartbeat::replaced() {
+  const std::lock_guard lock(mutex_);
+  return replaced_;
 }
 
 Status Heartbeat::end(const std::string& state) {
@@ -49,12 +55,9 @@ void Heartbeat::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     wake_.wait_for(lock, stop, kEvery, [] { return false; });
     if (stop.stop_requested()) return;
-    if (!claim_.check_mine()) {
-      replaced_ = true;
-      return;
-    }
     // What cannot be told now is told the next time.
-    static_cast<void>(claim_.tell(kRunning, details_));
+    static_cast<void>(beat_locked());
+    if (!replaced_.empty()) return;
   }
 }
 

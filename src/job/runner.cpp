@@ -27,11 +27,6 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kRecordBytes = 4096;  // a block of its own, that can be written on a full disk
 constexpr std::string_view kPrefix = "part-", kSuffix = ".json";
 
-std::string host_name() {
-  char name[256] = "";
-  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
-}
-
 // What the system says about a process.
 struct Process {
   bool ended = false;  // only its parent has not noticed yet
@@ -66,6 +61,11 @@ bool overwrite(const std::string& path, const std::string& text) {
 }
 
 }  // namespace
+
+std::string host_name() {
+  char name[256] = "";
+  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
+}
 
 Runner Runner::self(const std::string& job) {
   return {host_name(), ::getpid(), look_at_process(::getpid()).value_or(Process{}).start, job};

@@ -23,10 +23,9 @@ using Rounds = std::vector<CutRound>;
 
 /// Deals things of these sizes to `count` takers, in order and about evenly: each takes what brings it nearest to its
 /// share of what is left. Calls take(thing, taker).
-template <class Sizes, class Take>
-void deal_evenly(const Sizes& sizes, int count, Take&& take) {
-  Index left = 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) left += sizes[i];
+template <class Take>
+void deal_evenly(const std::vector<Index>& sizes, int count, Take&& take) {
+  Index left = std::accumulate(sizes.begin(), sizes.end(), Index{0});
   int taker = 0;
   Index taken = 0;
   for (std::size_t i = 0; i < sizes.size(); ++i) {

@@ -73,12 +73,7 @@ class Toll:
 TOLL = Toll()
 
 
-class Case(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.work = runs.Workplace()
-        cls.addClassCleanup(cls.work.close)
-
+class Case(runs.Case):
     def setUp(self):
         self.random = random.Random(f"{OPTIONS.seed} {self.id()}")
 

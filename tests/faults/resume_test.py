@@ -24,12 +24,7 @@ SLOW = {THROTTLE: "0,50MB"}  # the large model takes four seconds
 STOP_S = 5
 
 
-class Case(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.work = runs.Workplace()
-        cls.addClassCleanup(cls.work.close)
-
+class Case(runs.Case):
     def setUp(self):
         self.work.clear()
 
@@ -421,6 +416,12 @@ class Errors(Case):
         self.fails("Input/output error", HF, status=3, fault="read:EIO@170MB")
         self.assertEqual([record["state"] for record in self.records().values()], ["failed"])
         self.assertGreater(len(self.work.durable()), 0)
+        self.resume(HF)
+
+    def test_unreadable_by_one_rank(self):
+        """When the other has written all that it was to write."""
+        self.fails("Input/output error", HF, ranks=2, status=3, last_rank={THROTTLE: "0,50MB", "RESHARD_IO_FAULT": "read:EIO@80MB"})
+        self.assertGreater(len(self.work.durable()), 6)
         self.resume(HF)
 
     def test_unreadable_source_of_a_part(self):

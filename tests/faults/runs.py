@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import unittest
 import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -119,9 +120,15 @@ def processes():
 class Job:
     """A conversion that runs: the program alone, or mpirun with its ranks, in a session of its own."""
 
-    def __init__(self, command, ranks=1, environment=None, preexec=None):
-        launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
-        self.command, self.ranks = [*launcher, PROGRAM, *map(str, command)], ranks
+    def __init__(self, command, ranks=1, environment=None, preexec=None, last_rank=None):
+        """`last_rank` is the environment of that rank alone."""
+        program = [PROGRAM, *map(str, command)]
+        self.command, self.ranks = program, ranks
+        if last_rank:
+            settings = [f"{name}={value}" for name, value in last_rank.items()]
+            self.command = ["mpirun", "-n", str(ranks - 1), *program, ":", "-n", "1", "env", *settings, *program]
+        elif ranks > 1:
+            self.command = ["mpirun", "-n", str(ranks), *program]
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(self.command, stdout=self.out, stderr=self.err, stdin=subprocess.DEVNULL, start_new_session=True,
                                         env={**ENVIRONMENT, **(environment or {})}, preexec_fn=preexec)  # fmt: skip
@@ -184,6 +191,15 @@ def bytes_written(pid):
         return int(re.search(r"^wchar: (\d+)$", pathlib.Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)[1])
     except OSError:
         return 0
+
+
+class Case(unittest.TestCase):
+    """Tests that share a folder."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.work = Workplace()
+        cls.addClassCleanup(cls.work.close)
 
 
 class Workplace:

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// DISABLED_ tests are not skipped: they are what the tests beside them run on each rank, under mpirun.
 #include "reshard/comm/comm.h"
 
 #include <gtest/gtest.h>

@@ -63,7 +63,7 @@ TEST(FileSink, WritesAWholeJobFromManyThreadsWithTwoFilesOpen) {
       for (std::size_t f = 0; f < job.target_sizes.size(); ++f) {
         files.push_back({folder.path("out/file-" + std::to_string(f)), job.target_sizes[f], {}});
       }
-      FileSink sink(files, {.mode = {}, .max_open_files = 2, .durable = {}});
+      FileSink sink(files, {.mode = {}, .root = folder.path(""), .max_open_files = 2, .durable = {}});
       test::MemorySources sources(job.sources);
       const auto outcome = exec::execute(job.ranks[static_cast<std::size_t>(comm.rank())], sources, sink, comm, {});
       ASSERT_TRUE(outcome) << outcome.error().message;
@@ -164,6 +164,21 @@ TEST(FileSink, KeepsFewBytesUndurableUnderManyWriters) {
   }
   ASSERT_TRUE(sink.finish());
   EXPECT_EQ(reported, kSpans);
+}
+
+TEST(FileSink, MakesFoldersBelowItsRootAlone) {
+  const test::TemporaryFolder folder;
+  const Bytes slot(100);
+  std::filesystem::create_directory(folder.path("root"));
+  const FileSink::File file{folder.path("root/a/b/file"), 100, {}};
+  FileSink sink({file}, {.mode = {}, .root = folder.path("root"), .durable = {}});
+  ASSERT_TRUE(sink.consume(one_write(0, 0, 100, {}), 0, slot, {}));
+  ASSERT_TRUE(sink.finish());
+  // What others have renamed meanwhile does not come back.
+  std::filesystem::rename(folder.path("root"), folder.path("done"));
+  FileSink late({file}, {.mode = {}, .root = folder.path("root"), .durable = {}});
+  EXPECT_FALSE(late.consume(one_write(0, 0, 100, {}), 0, slot, {}));
+  EXPECT_FALSE(std::filesystem::exists(folder.path("root")));
 }
 
 TEST(FileSink, PassesErrorsOn) {

@@ -105,6 +105,7 @@ TEST_F(IoTest, WritesAnyRangeDirectAndBuffered) {
       const std::string name = path("deep/er/t" + std::to_string(direct) + std::to_string(shift));
       const Aligned buffer(kSize + kPage);
       std::memcpy(buffer.base + shift, text.data(), text.size());
+      ASSERT_TRUE(make_folders(path(""), name));
       auto target = open_target(name, kSize, {direct});
       ASSERT_TRUE(target) << target.error().message;
       EXPECT_EQ(fs::file_size(name), static_cast<std::uintmax_t>(kSize));

@@ -81,9 +81,11 @@ struct Streamed {
 };
 
 /// Executes a plan whose transfers read these checkpoints, in order, and checks that their files did not change
-/// meanwhile. Errors: as execute; (failed) a source that changed. Collective.
+/// meanwhile. Errors: as execute; (input) a source that changed, or whose bytes do not have the CRC-32 that it states:
+/// then `source_is_wrong`, if given, becomes true, on all ranks; (failed) a source that is gone. Collective.
 Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
-                              const std::vector<const format::Checkpoint*>& sources, exec::Sink& sink);
+                              const std::vector<const format::Checkpoint*>& sources, exec::Sink& sink,
+                              bool* source_is_wrong = nullptr);
 
 /// Streams one checkpoint into its canonical target, cast to `dtypes`, and keeps the digests alone. Errors: as
 /// make_plan, run_stream. Collective.

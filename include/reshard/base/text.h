@@ -28,6 +28,9 @@ std::optional<std::string> did_you_mean(std::string_view word, const std::vector
 
 /// One part more than there are separators; parts may be empty.
 std::vector<std::string> split(std::string_view text, char separator);
+/// Sorts texts, numbers in them by value (9 before 10), and drops repeated ones.
+void sort_naturally(std::vector<std::string>& texts);
+
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 
 }  // namespace reshard

@@ -27,7 +27,7 @@ class FileSink : public Sink {
  public:
   /// A file of the plan's targets.
   struct File {
-    std::string path;  ///< where to write it; folders are made
+    std::string path;  ///< where to write it
     Index size = 0;
     std::vector<Index> spans;  ///< those that this rank writes, rising; only if `durable` is set
     struct Extent {
@@ -37,6 +37,7 @@ class FileSink : public Sink {
   };
   struct Options {
     io::Mode mode;
+    std::string root = {};  ///< that all files lie below; their folders are made in it
     int max_open_files = 128;
     Index span_bytes = 16 * kMiB;
     /// Bytes of finished spans that a crash may cost. Writers wait for the store where they come near it.
@@ -54,8 +55,6 @@ class FileSink : public Sink {
                  std::span<const std::uint64_t> digests) override;
   /// Syncs every file. Errors (failed): as consume; a span that never got all its bytes. Local.
   Status finish() override;
-  /// Has every span of `spans` got all its bytes? Local.
-  bool is_complete() const;
   /// Makes durable what spans are whole, after a stream that was broken off. Errors (failed): as consume. Local.
   Status flush();
 

@@ -72,7 +72,10 @@ class Target {
   virtual Status sync() = 0;
 };
 
-/// Creates missing parent folders and the file at its full size, all blocks reserved where the file system can, so that
+/// Makes the folders that `path` lies in, below `root`, which must be there: a root that was renamed meanwhile is not made
+/// anew. Errors (failed). Local.
+Status make_folders(const std::string& root, const std::string& path);
+/// Creates the file at its full size, all blocks reserved where the file system can, so that
 /// a full disk shows here. Any number of processes may do it at once; bytes that are there stay. Never follows a
 /// symlink in the place of the file. Errors (failed). Local.
 Expected<std::unique_ptr<Target>> open_target(const std::string& path, Index size, Mode mode);

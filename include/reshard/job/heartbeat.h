@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -23,22 +22,23 @@ class Heartbeat {
   Claim& claim() { return claim_; }
   /// What the record shall tell from now on beside the state.
   void update(const nlohmann::ordered_json& details);
-  nlohmann::ordered_json details();
-  /// Errors (failed): another run has taken this part's place. Looks at the record. Local.
-  Status check();
-  /// True once a beat found another run in this part's place.
-  bool is_replaced() const { return replaced_; }
+  /// Looks at the record, and replaces it. To be asked before every step that touches what others may touch. Errors
+  /// (failed): another run has taken this part's place; the record cannot be written. Local.
+  Status beat();
+  /// What beat() or the thread found: how another run took this part's place, or an empty text.
+  std::string replaced();
   /// The last word: state and details. Errors (failed): it cannot be written. Local.
   Status end(const std::string& state);
 
  private:
   void run(const std::stop_token& stop);
+  Status beat_locked();
 
   Claim claim_;
   std::mutex mutex_;
   std::condition_variable_any wake_;
   nlohmann::ordered_json details_ = nlohmann::ordered_json::object();
-  std::atomic<bool> replaced_{false};
+  std::string replaced_;
   std::jthread thread_;  // last: joined first
 };
 

@@ -10,6 +10,9 @@
 
 namespace reshard::job {
 
+/// Of this machine. Local.
+std::string host_name();
+
 /// A process that works on a part of an output.
 struct Runner {
   std::string host;

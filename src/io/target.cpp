@@ -193,8 +193,10 @@ Status put_text(const std::string& path, std::string_view text, bool durable) {
 
 Status make_folders(const std::string& root, const std::string& path) {
   namespace fs = std::filesystem;
+  const fs::path parent = fs::path(path).parent_path();
+  if (std::error_code error; fs::is_directory(parent, error)) return {};
   fs::path folder = root;
-  for (const fs::path& name : fs::path(path).parent_path().lexically_relative(folder)) {
+  for (const fs::path& name : parent.lexically_relative(folder)) {
     if (name.empty() || name == ".") continue;
     folder /= name;
     if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST) {

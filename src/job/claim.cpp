@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -16,9 +17,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,6 +39,7 @@ constexpr const char* kCommit = "commit";  // in the claim: the partial output i
 constexpr std::string_view kPlain = "rename\n", kReplaces = "replace\n";  // what it says
 
 constexpr std::chrono::seconds kLockPatience{60};
+constexpr std::size_t kSyncsAtOnce = 16;
 
 std::string old_path(const std::string& target) { return target + ".old"; }
 
@@ -289,14 +293,34 @@ Status clear_claim(const std::string& target) {
   return drop_journal(target);
 }
 
-// Makes the names of all files below a folder durable.
+// Makes the names of all files below a folder durable. Several folders at once: a store flushes once for all who ask.
 Status sync_folders(const std::string& root) {
-  RESHARD_CHECK(io::sync_folder(root));
+  std::vector<std::string> folders = {root};
   std::error_code error;
   for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
-    if (it->is_directory()) RESHARD_CHECK(io::sync_folder(it->path().string()));
+    if (it->is_directory()) folders.push_back(it->path().string());
   }
-  return error ? Status(run_error(fmt::format("{}: cannot be listed: {}", root, error.message()))) : Status();
+  if (error) return run_error(fmt::format("{}: cannot be listed: {}", root, error.message()));
+
+  std::atomic<std::size_t> next = 0;
+  std::mutex mutex;
+  Status first;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < folders.size(); i = next++) {
+      Status status = io::sync_folder(folders[i]);
+      const std::lock_guard lock(mutex);
+      if (first && !status) first = std::move(status);
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    try {
+      while (helpers.size() + 1 < std::min(kSyncsAtOnce, folders.size())) helpers.emplace_back(work);
+    } catch (const std::system_error&) {  // fewer will do
+    }
+    work();
+  }
+  return first;
 }
 
 std::string tickets_path(const std::string& journal, int parts) {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "conversion.h"
+#include "reshard/app/machine.h"
 #include "reshard/base/text.h"
 
 namespace reshard::app {
@@ -83,13 +84,14 @@ std::vector<Padding> count_padding(const layout::Layout& layout) {
   return all;
 }
 
-/// What one rank will move, by spelling out its rounds.
-RankPlan spell_out(const plan::Plan& plan, int rank, int ranks_per_node) {
+/// What one rank will move, by spelling out its rounds; `predictor`, if there is one, gets to know them.
+RankPlan spell_out(const plan::Plan& plan, int rank, int ranks_per_node, plan::Predictor* predictor) {
   const std::unique_ptr<plan::Schedule> schedule = plan.schedule(rank);
   RankPlan result;
   result.totals.rounds = schedule->num_rounds();
   for (Index i = 0; i < result.totals.rounds; ++i) {
     const plan::Round round = schedule->round(i);
+    if (predictor != nullptr) predictor->add(rank, i, round);
     for (const plan::Read& read : round.reads) result.totals.bytes_read += read.length;
     for (const plan::Write& write : round.writes) result.totals.bytes_written += write.length;
     for (const plan::Message& message : round.receives) result.totals.bytes_received += message.length;
@@ -101,7 +103,8 @@ RankPlan spell_out(const plan::Plan& plan, int rank, int ranks_per_node) {
   return result;
 }
 
-PlanReport report_of(const Conversion& conversion, const Options& options, const plan::Plan& plan) {
+PlanReport report_of(const Conversion& conversion, const Options& options, const plan::Plan& plan,
+                     const std::optional<plan::Machine>& machine) {
   const format::Checkpoint& checkpoint = conversion.checkpoint;
   const format::Target& target = conversion.target;
   PlanReport report;
@@ -118,10 +121,23 @@ PlanReport report_of(const Conversion& conversion, const Options& options, const
   report.num_dst_files = std::ssize(target.files);
 
   report.ranks_per_node = options.ranks_per_node > 0 ? options.ranks_per_node : plan.ranks();
+  std::optional<plan::Predictor> predictor;
+  if (machine) {
+    // GPUs are used where the machine has them.
+    const plan::Device device = machine->gpus_per_node > 0 ? plan::Device::cuda : plan::Device::cpu;
+    report.predicted = {options.machine, device, {}};
+    predictor.emplace(*machine, plan::Job{.ranks = plan.ranks(),
+                                          .ranks_per_node = report.ranks_per_node,
+                                          .device = device,
+                                          .src_files = report.num_src_files,
+                                          .dst_files = report.num_dst_files,
+                                          .arrays = report.num_src_arrays + report.num_dst_arrays});
+  }
   for (int rank = 0; rank < plan.ranks(); ++rank) {
-    report.ranks.push_back(spell_out(plan, rank, report.ranks_per_node));
+    report.ranks.push_back(spell_out(plan, rank, report.ranks_per_node, predictor ? &*predictor : nullptr));
     report.bytes_read += report.ranks.back().totals.bytes_read;
   }
+  if (predictor) report.predicted->prediction = predictor->finish();
   report.route = plan.route();
   report.route_reason = plan.route_reason();
   report.source_bytes = plan.source_bytes();
@@ -188,13 +204,17 @@ Expected<PlanReport> plan(Context& context, const Options& options) {
       if (options.dry_run && conversion->writes()) {
         RESHARD_CHECK(job::Claim::check(conversion->claim_request(options)));
       }
+      std::optional<plan::Machine> machine;
+      if (!options.machine.empty()) {
+        RESHARD_TRY(machine, find_machine(options.machine));
+      }
       const auto begin = std::chrono::steady_clock::now();
       const int ranks = options.ranks > 0 ? options.ranks : context.comm.size();
       RESHARD_TRY(const plan::Plan plan, plan::Plan::make(conversion->transfers(), conversion->target_files(),
                                                           conversion->plan_options(options, ranks)));
       const double planning_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       tell_casts(context, *conversion, plan);
-      PlanReport result = report_of(*conversion, options, plan);
+      PlanReport result = report_of(*conversion, options, plan, machine);
       result.planning_s = planning_s;
       return result;
     }();
@@ -225,46 +245,51 @@ Json to_json(const PlanReport& report) {
   for (const LossyCast& cast : report.casts) {
     casts.push_back({{"from", to_string(cast.src)}, {"to", to_string(cast.dst)}, {"arrays", cast.arrays}});
   }
-  return {{"command", "plan"},
-          {"source",
-           {{"path", report.src},
-            {"format", report.src_format},
-            {"family", report.family},
-            {"mesh", to_json(report.src_mesh)},
-            {"files", report.num_src_files},
-            {"arrays", report.num_src_arrays},
-            {"bytes", report.source_bytes}}},
-          {"target",
-           {{"path", report.dst},
-            {"format", report.dst_format},
-            {"mesh", to_json(report.dst_mesh)},
-            {"files", report.num_dst_files},
-            {"arrays", report.num_dst_arrays},
-            {"bytes", report.target_bytes}}},
-          {"ranks_per_node", report.ranks_per_node},
-          {"ranks", std::move(ranks)},
-          {"route", plan::to_string(report.route)},
-          {"route_reason", report.route_reason},
-          {"bytes_read", report.bytes_read},
-          {"probe_bytes", report.probe_bytes},
-          {"read_amplification", report.amplification},
-          {"read_amplification_reason", report.amplification_reason},
-          {"memory",
-           {{"budget_bytes", report.memory_budget},
-            {"table_bytes", report.table_bytes},
-            {"plan_bytes", report.plan_bytes},
-            {"slot_bytes", report.slot_bytes},
-            {"peak_bytes", report.peak_bytes()},
-            {"read_once_budget_bytes", report.read_once_budget}}},
-          {"operations", report.num_operations},
-          {"replica_elements_skipped", report.replica_elements_skipped},
-          {"runs", std::move(runs)},
-          {"dropped", report.dropped},
-          {"padding", std::move(padding)},
-          {"filled_bytes", report.filled_bytes},
-          {"lossy_casts", std::move(casts)},
-          {"plan_hash", hash_text(report.plan_hash)},
-          {"planning_seconds", report.planning_s}};
+  Json document = {{"command", "plan"},
+                   {"source",
+                    {{"path", report.src},
+                     {"format", report.src_format},
+                     {"family", report.family},
+                     {"mesh", to_json(report.src_mesh)},
+                     {"files", report.num_src_files},
+                     {"arrays", report.num_src_arrays},
+                     {"bytes", report.source_bytes}}},
+                   {"target",
+                    {{"path", report.dst},
+                     {"format", report.dst_format},
+                     {"mesh", to_json(report.dst_mesh)},
+                     {"files", report.num_dst_files},
+                     {"arrays", report.num_dst_arrays},
+                     {"bytes", report.target_bytes}}},
+                   {"ranks_per_node", report.ranks_per_node},
+                   {"ranks", std::move(ranks)},
+                   {"route", plan::to_string(report.route)},
+                   {"route_reason", report.route_reason},
+                   {"bytes_read", report.bytes_read},
+                   {"probe_bytes", report.probe_bytes},
+                   {"read_amplification", report.amplification},
+                   {"read_amplification_reason", report.amplification_reason},
+                   {"memory",
+                    {{"budget_bytes", report.memory_budget},
+                     {"table_bytes", report.table_bytes},
+                     {"plan_bytes", report.plan_bytes},
+                     {"slot_bytes", report.slot_bytes},
+                     {"peak_bytes", report.peak_bytes()},
+                     {"read_once_budget_bytes", report.read_once_budget}}},
+                   {"operations", report.num_operations},
+                   {"replica_elements_skipped", report.replica_elements_skipped},
+                   {"runs", std::move(runs)},
+                   {"dropped", report.dropped},
+                   {"padding", std::move(padding)},
+                   {"filled_bytes", report.filled_bytes},
+                   {"lossy_casts", std::move(casts)},
+                   {"plan_hash", hash_text(report.plan_hash)},
+                   {"planning_seconds", report.planning_s}};
+  if (report.predicted) {
+    document["prediction"] = {{"machine", report.predicted->machine}, {"device", to_string(report.predicted->device)}};
+    document["prediction"].update(to_json(report.predicted->prediction));
+  }
+  return document;
 }
 
 }  // namespace reshard::app

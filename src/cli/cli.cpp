@@ -74,6 +74,10 @@ Answer answer(const Invocation& invocation, const Result& result, bool yes = tru
 Expected<Answer> run_list(const Invocation& invocation, const model::Library& library) {
   if (invocation.list_what == "formats") return answer(invocation, app::list_formats(library));
   if (invocation.list_what == "dtypes") return answer(invocation, app::list_dtypes());
+  if (invocation.list_what == "machines") {
+    RESHARD_TRY(const std::vector<app::MachineLine> machines, app::list_machines());
+    return answer(invocation, machines);
+  }
   RESHARD_TRY(const std::vector<app::ModelLine> models, app::list_models(library));
   return answer(invocation, models);
 }

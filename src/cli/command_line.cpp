@@ -120,7 +120,7 @@ Status apply_operands(const std::vector<std::string>& operands, Invocation& invo
   }
   if (*invocation.command == Command::list) {
     invocation.list_what = operands[0];
-    const std::vector<std::string> known = {"formats", "models", "dtypes"};
+    const std::vector<std::string> known = {"formats", "models", "dtypes", "machines"};
     if (std::find(known.begin(), known.end(), operands[0]) == known.end()) {
       return usage_error(fmt::format("list {}: expected {}{}", operands[0], join(known, ", "),
                                      guess_text(did_you_mean(operands[0], known))));

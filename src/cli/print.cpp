@@ -107,6 +107,52 @@ std::string run_table(const std::vector<app::RunBucket>& runs) {
   return table.text(2);
 }
 
+/// What a stage is called, and who does it.
+std::string stage_name(plan::Stage stage, plan::Device device) {
+  const bool on_gpus = device == plan::Device::cuda;
+  switch (stage) {
+    case plan::Stage::to_device:
+      return "to GPUs";
+    case plan::Stage::to_host:
+      return "from GPUs";
+    case plan::Stage::repack:
+      return on_gpus ? "repack (CUDA)" : "repack (CPU)";
+    case plan::Stage::exchange:
+      return on_gpus ? "exchange (NCCL)" : "exchange (MPI)";
+    default:
+      return std::string(to_string(stage));
+  }
+}
+
+/// Times per stage, their total, and what binds.
+std::string describe_prediction(const app::PredictedTime& predicted) {
+  const plan::Prediction& p = predicted.prediction;
+  const auto seconds = [](double s) { return fmt::format("{:.3f}", s); };
+  TextTable table("lrrrl");
+  table.add({"stage", "seconds", "rank min", "rank max", "limited by"});
+  table.add({"start", seconds(p.start_s), "", "", "headers, plan, claim"});
+  for (const plan::Prediction::Part& part : p.parts) {
+    table.add({stage_name(part.stage, predicted.device), seconds(part.seconds), seconds(part.rank_min_s),
+               seconds(part.rank_max_s), part.limit.empty() ? "nothing" : std::string(part.limit)});
+  }
+  if (p.store_together_s > 0) table.add({"read and write", seconds(p.store_together_s), "", "", "one store for both"});
+  if (p.cores_s > 0) table.add({"cores", seconds(p.cores_s), "", "", "repack and messages of a node"});
+  table.add({"first and last", seconds(p.fill_s), "", "", "rounds that overlap with nothing"});
+  table.add({"finish", seconds(p.finish_s), "", "", "syncs, records, rename"});
+  table.add({"total", seconds(p.seconds()), "", "", "start, the busiest, first and last, finish"});
+  TextTable facts("ll");
+  facts.add({"binds", p.binds.empty() ? "nothing" : fmt::format("{} ({})", p.binds, p.limit)});
+  for (const plan::Prediction::Crossing& crossing : p.crossings) {
+    const std::string name = stage_name(crossing.stage, predicted.device);
+    facts.add({"would bind",
+               crossing.factor <= 1
+                   ? fmt::format("{}: is busier than the store already", name)
+                   : fmt::format("{}: from {:.3g} times this store on, read {} and write {} by all ranks", name,
+                                 crossing.factor, describe_rate(crossing.read), describe_rate(crossing.write))});
+  }
+  return fmt::format("predicted on {}\n{}{}", predicted.machine, table.text(2), facts.text(2));
+}
+
 std::string yes_or_no(bool yes) { return yes ? "yes" : "no"; }
 
 }  // namespace
@@ -184,6 +230,7 @@ std::string describe(const app::PlanReport& report) {
   append("");
   out += run_table(report.runs);
   append("");
+  if (report.predicted) out += describe_prediction(*report.predicted) + "\n";
   TextTable changes("ll");
   changes.add({"dropped", report.dropped.empty() ? "nothing" : some_of(report.dropped)});
   std::vector<std::string> padded;
@@ -335,6 +382,17 @@ std::string describe(const std::vector<app::ModelLine>& models) {
   table.add({"model", "family", "parameters", "layers"});
   for (const app::ModelLine& model : models) {
     table.add({model.name, model.family, with_commas(model.parameters), std::to_string(model.layers)});
+  }
+  return table.text();
+}
+
+std::string describe(const std::vector<app::MachineLine>& machines) {
+  TextTable table("lrrrrl");
+  table.add({"machine", "cores", "GPUs", "read", "write", ""});
+  for (const app::MachineLine& line : machines) {
+    const plan::Machine& machine = line.machine;
+    table.add({line.name, std::to_string(machine.cores_per_node), std::to_string(machine.gpus_per_node),
+               describe_rate(machine.read.node), describe_rate(machine.write.node), line.about});
   }
   return table.text();
 }

@@ -10,6 +10,7 @@
 #include "reshard/app/inspect.h"
 #include "reshard/app/jobs.h"
 #include "reshard/app/list.h"
+#include "reshard/app/machine.h"
 #include "reshard/app/plan_report.h"
 #include "reshard/app/status.h"
 #include "reshard/app/verify.h"
@@ -28,5 +29,6 @@ std::string describe(const app::DigestResult& result);
 std::string describe(const app::FormatList& list);
 std::string describe(const std::vector<app::ModelLine>& models);
 std::string describe(const std::vector<app::DTypeLine>& dtypes);
+std::string describe(const std::vector<app::MachineLine>& machines);
 
 }  // namespace reshard::cli

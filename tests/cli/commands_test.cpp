@@ -89,6 +89,8 @@ TEST_F(Program, Lists) {
   EXPECT_TRUE(found);
   EXPECT_EQ(document("list models")["models"].size(), 27u);
   EXPECT_EQ(document("list dtypes")["dtypes"].size(), 22u);
+  EXPECT_EQ(document("list machines")["machines"].size(), 4u);
+  EXPECT_SAYS(succeed("list machines").out, "h100-node");
   EXPECT_SAYS(succeed("list formats").out, "nanotron");
 }
 
@@ -107,6 +109,36 @@ TEST_F(Program, PlanWritesNothingAndSaysItAll) {
   EXPECT_FALSE(std::filesystem::exists(path("out")));
   EXPECT_EQ(document("convert --dry-run " + arguments.substr(5))["command"], "plan");
   EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(Program, PlanPredictsTimes) {
+  const std::string arguments = "plan synthetic:llama3-8b null: --to nanotron --tp 4 --route exchange";
+  EXPECT_FALSE(document(arguments + " --ranks 4").contains("prediction"));
+  const nlohmann::json found = document(arguments + " --ranks 8 --machine h100-node")["prediction"];
+  EXPECT_EQ(found["device"], "cuda");
+  EXPECT_EQ(found["binds"], "write");
+  EXPECT_EQ(found["stages"].size(), 6u);
+  EXPECT_EQ(found["crossings"].size(), 4u);
+  // 16.06 GB at the 26 GB/s of a node's drives.
+  EXPECT_NEAR(found["overlapped_seconds"].get<double>(), 16.06 / 26, 0.01);
+  EXPECT_NEAR(found["seconds"].get<double>(),
+              found["start_seconds"].get<double>() + found["overlapped_seconds"].get<double>() +
+                  found["fill_seconds"].get<double>() + found["finish_seconds"].get<double>(),
+              1e-9);
+  // On twice the nodes a store of each node takes half the time.
+  const nlohmann::json wide = document(arguments + " --ranks 8 --ranks-per-node 4 --machine h100-node")["prediction"];
+  EXPECT_NEAR(wide["overlapped_seconds"].get<double>(), 16.06 / 52, 0.01);
+  EXPECT_EQ(document(arguments + " --ranks 2 --machine cpu-node")["prediction"]["stages"].size(), 4u);
+
+  const std::string text = succeed(arguments + " --ranks 8 --machine h100-node").out;
+  for (const char* part : {"predicted on h100-node", "exchange (NCCL)", "binds", "would bind", "times this store"}) {
+    EXPECT_SAYS(text, part);
+  }
+  EXPECT_SAYS(succeed(arguments + " --ranks 2 --machine cpu-node").out, "exchange (MPI)");
+  const ProgramRun wrong = reshard(arguments + " --machine h100");
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_SAYS(wrong.err, "there is no machine \"h100\" and no file of that name");
+  EXPECT_EQ(reshard("convert " + kModel + " null: --to hf --machine h100-node").status, 2);
 }
 
 TEST_F(Program, PlanKeepsItsWord) {

@@ -46,6 +46,7 @@ struct Options {
   // plan
   int ranks = 0;  ///< 0: those of this job
   int ranks_per_node = 0;
+  std::string machine;  ///< name or file of a description, whose times are predicted
 
   std::string out;  ///< jobs: folder for the outputs
 

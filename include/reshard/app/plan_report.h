@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "reshard/app/options.h"
 #include "reshard/format/format.h"
 #include "reshard/plan/plan.h"
+#include "reshard/plan/prediction.h"
 
 namespace reshard::app {
 
@@ -36,6 +38,13 @@ struct Padding {
 struct LossyCast {
   DType src = DType::f32, dst = DType::bf16;
   std::vector<std::string> arrays;  ///< of the target
+};
+
+/// How long it would take on a machine (--machine).
+struct PredictedTime {
+  std::string machine;
+  plan::Device device = plan::Device::cpu;
+  plan::Prediction prediction;
 };
 
 /// What a conversion will do; the executor's counters equal it.
@@ -68,6 +77,7 @@ struct PlanReport {
   Index filled_bytes = 0;  ///< of the target files: headers, padding, alignment
   std::vector<LossyCast> casts;
   std::uint64_t plan_hash = 0;
+  std::optional<PredictedTime> predicted;
   double planning_s = 0;  ///< describing the target and planning, headers already read
 };
 
@@ -78,7 +88,7 @@ std::string hash_text(std::uint64_t hash);
 std::vector<LossyCast> lossy_casts(const plan::Plan& plan, const layout::Layout& src, const layout::Layout& dst);
 
 /// Plans a conversion for `options.ranks` ranks, and says what it will do. Touches nothing. Errors: as
-/// open_checkpoint, describe_target, Plan::make; with `options.dry_run` also as Claim::check. Collective; the report is
+/// open_checkpoint, describe_target, Plan::make, find_machine; with `options.dry_run` also as Claim::check. Collective; the report is
 /// on rank 0.
 Expected<PlanReport> plan(Context& context, const Options& options);
 

@@ -48,6 +48,7 @@ class Report:
     def __init__(self, name, columns):
         """`columns`: (key, title, width, digits); a negative width is text, aligned left."""
         self.name, self.columns, self.rows = name, columns, []
+        self.more = {}  # for the file, beside the rows
         self.print_line([title for _, title, _, _ in columns])
 
     def print_line(self, texts):
@@ -75,7 +76,7 @@ class Report:
         if json_file:
             date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
             command = " ".join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-            report = {"benchmark": self.name, "date": date, "command": command, "machine": machine(), "rows": self.rows}
+            report = {"benchmark": self.name, "date": date, "command": command, "machine": machine(), **self.more, "rows": self.rows}
             pathlib.Path(json_file).write_text(json.dumps(report, indent=2) + "\n")
         return 0 if all(row.get("ok", True) for row in self.rows) else 1
 
@@ -133,8 +134,10 @@ class Program:
 
     def __init__(self, build):
         build = pathlib.Path(build).resolve()
-        self.reshard, self.store_probe = build / "reshard", build / "tests" / "store_probe"
-        for program in (self.reshard, self.store_probe):
+        self.reshard = build / "reshard"
+        self.store_probe, self.repack_bench, self.exchange_bench = (
+            build / "tests" / name for name in ("store_probe", "repack_bench", "exchange_bench"))  # fmt: skip
+        for program in (self.reshard, self.store_probe, self.repack_bench, self.exchange_bench):
             if not program.exists():
                 sys.exit(f"{program}: missing; build first, or name the build folder with --build")
 

@@ -18,11 +18,10 @@
 #include <string>
 #include <vector>
 
-#include "reshard/app/stream.h"
 #include "reshard/format/format.h"
 #include "reshard/model/library.h"
 #include "reshard/model/spec.h"
-#include "reshard/plan/plan.h"
+#include "tests/bench/conversion.h"
 #include "tests/bench/report.h"
 #include "tests/support/files.h"
 
@@ -46,12 +45,6 @@ double peak_mib() {
     if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
   }
   return 0;
-}
-
-template <class T>
-T require(Expected<T> value) {
-  if (!value) throw std::runtime_error(value.error().message);
-  return *std::move(value);
 }
 
 /// Runs `work` in a child on one core and returns what it returns, with the child's peak memory.
@@ -212,26 +205,16 @@ Json plan_conversion(const model::Library& library, const std::string& folder, c
                      const layout::Mesh& mesh) {
   const double start_s = now_s(), start_user_s = user_s();
   const auto comm = comm::make_self_comm();
-  const format::Checkpoint source = require(format::open_checkpoint(folder, {}, library, *comm));
+  Conversion conversion;
+  conversion.source = require(format::open_checkpoint(folder, {}, library, *comm));
   const double opened_s = now_s();
   format::TargetOptions target_options;
   target_options.mesh = mesh;
-  const format::Target target = require(format::describe_target(source, to, target_options, library));
-  std::vector<plan::Transfer> transfers(1);
-  transfers[0].src = source.layout.get();
-  transfers[0].src_places = app::places_of(source);
-  transfers[0].dst = target.layout.get();
-  for (std::size_t a = 0; a < target.file_of_array.size(); ++a) {
-    transfers[0].dst_places.push_back({target.file_of_array[a], target.offset_of_array[a]});
-  }
-  std::vector<plan::TargetFile> files;
-  for (const container::FileImage& image : target.images) {
-    plan::TargetFile file{image.size, {}};
-    for (const container::Segment& segment : image.segments) file.constants.push_back({segment.offset, segment.text()});
-    files.push_back(std::move(file));
-  }
+  conversion.target = require(format::describe_target(conversion.source, to, target_options, library));
+  std::vector<plan::Transfer> transfers = conversion.transfers();
+  std::vector<plan::TargetFile> files = conversion.target_files();
   plan::Options options;
-  options.table_bytes = app::table_bytes(source) + app::table_bytes(target);
+  options.table_bytes = conversion.table_bytes();
   const double described_s = now_s();
   const plan::Plan plan = require(plan::Plan::make(std::move(transfers), std::move(files), options));
   const double end_s = now_s();

@@ -90,6 +90,7 @@ Expected<plan::Machine> find_machine(const std::string& name_or_file) {
   machine.start_s = figures.seconds("start.job");
   machine.start_rank_s = figures.seconds("start.rank");
   machine.start_file_s = figures.seconds("start.file");
+  machine.touch = figures.rate("start.touch");
   machine.start_array_s = figures.seconds("start.array");
   machine.finish_s = figures.seconds("finish.job");
   machine.finish_file_s = figures.seconds("finish.file");

@@ -131,6 +131,7 @@ PlanReport report_of(const Conversion& conversion, const Options& options, const
                                           .device = device,
                                           .src_files = report.num_src_files,
                                           .dst_files = report.num_dst_files,
+                                          .slot_bytes = plan.slot_memory_bytes(),
                                           .arrays = report.num_src_arrays + report.num_dst_arrays});
   }
   for (int rank = 0; rank < plan.ranks(); ++rank) {

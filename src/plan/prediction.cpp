@@ -364,7 +364,8 @@ Prediction Predictor::finish() const {
   const auto count = [](Index n) { return static_cast<double>(n); };
   result.start_s = machine.start_s + machine.start_rank_s * (job.ranks - 1) +
                    machine.start_array_s * count(job.arrays) +
-                   machine.start_file_s * count(ceil_div(job.src_files, std::min(job.ranks, kHeaderReaders)));
+                   machine.start_file_s * count(ceil_div(job.src_files, std::min(job.ranks, kHeaderReaders))) +
+                   over(count(job.slot_bytes) * state.ranks_beside(0), machine.touch);
   result.finish_s = machine.finish_s + machine.finish_file_s * count(job.dst_files);
   result.fill_s = state.fill_s(result);
   state.add_crossings(result);

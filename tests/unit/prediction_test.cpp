@@ -31,8 +31,13 @@ const Prediction::Part& part(const Prediction& prediction, Stage stage) {
 }
 
 Job job(int ranks, int ranks_per_node, Device device = Device::cpu) {
-  return {
-      .ranks = ranks, .ranks_per_node = ranks_per_node, .device = device, .src_files = 0, .dst_files = 0, .arrays = 0};
+  return {.ranks = ranks,
+          .ranks_per_node = ranks_per_node,
+          .device = device,
+          .src_files = 0,
+          .dst_files = 0,
+          .slot_bytes = 0,
+          .arrays = 0};
 }
 
 TEST(Prediction, OneRankIsBoundByItsReading) {
@@ -202,12 +207,18 @@ TEST(Prediction, FixedCostsAddUp) {
   machine.start_rank_s = 0.25;
   machine.start_file_s = 0.5;
   machine.start_array_s = 0.125;
+  machine.touch = 1 * kGB;
   machine.finish_s = 2;
   machine.finish_file_s = 0.5;
-  const Predictor predictor(
-      machine, {.ranks = 2, .ranks_per_node = 2, .device = Device::cpu, .src_files = 3, .dst_files = 4, .arrays = 8});
+  const Predictor predictor(machine, {.ranks = 2,
+                                      .ranks_per_node = 2,
+                                      .device = Device::cpu,
+                                      .src_files = 3,
+                                      .dst_files = 4,
+                                      .slot_bytes = 1'500'000'000,
+                                      .arrays = 8});
   const Prediction prediction = predictor.finish();
-  EXPECT_DOUBLE_EQ(prediction.start_s, 1 + 0.25 + 2 * 0.5 + 8 * 0.125);  // one of two ranks reads two headers
+  EXPECT_DOUBLE_EQ(prediction.start_s, 1 + 0.25 + 2 * 0.5 + 8 * 0.125 + 2 * 1.5);  // one of two ranks reads two headers
   EXPECT_DOUBLE_EQ(prediction.finish_s, 2 + 4 * 0.5);
   EXPECT_EQ(prediction.binds, "");
   EXPECT_DOUBLE_EQ(prediction.seconds(), prediction.start_s + prediction.finish_s);

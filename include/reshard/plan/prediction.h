@@ -40,6 +40,7 @@ struct Machine {
   double start_s = 0, start_rank_s = 0;  ///< of the job, and for each further rank of it
   double start_file_s = 0;               ///< for each source file: its header
   double start_array_s = 0;              ///< for each array of either side: tables and plan, made by every rank
+  double touch = 0;                      ///< memory of slots on its first use, of a node
   double finish_s = 0;                   ///< last syncs, records, rename
   double finish_file_s = 0;              ///< for each target file
 };
@@ -50,7 +51,8 @@ struct Job {
   int ranks_per_node = 1;
   Device device = Device::cpu;
   Index src_files = 0, dst_files = 0;
-  Index arrays = 0;  ///< of source and target
+  Index slot_bytes = 0;  ///< of a rank
+  Index arrays = 0;      ///< of source and target
 };
 
 enum class Stage { read, to_device, repack, exchange, to_host, write };

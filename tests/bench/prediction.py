@@ -152,6 +152,7 @@ def describe_machine(program, work, model):
 def compare(program, case, ranks, machine, rounds, report):
     options = [*case.options, "--machine", machine, "--ranks", str(ranks)]
     prediction = json.loads(bench.Timed(program.command(1, "plan", case.src, case.dst, *options, "--json")).output)["prediction"]
+    del prediction["machine"]  # a file that will be gone
     runs = []
     for _ in range(rounds):
         bench.make_cold(program, case.src)

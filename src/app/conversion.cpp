@@ -175,11 +175,8 @@ std::vector<plan::TargetFile> Conversion::target_files() const {
 }
 
 plan::Options Conversion::plan_options(const Options& options, int ranks) const {
-  plan::Options plan;
-  plan.ranks = ranks;
-  plan.memory_budget = options.memory_budget;
+  plan::Options plan = app::plan_options(options, ranks);
   plan.table_bytes = table_bytes();
-  plan.route = options.route;
   plan.parts = options.parts;
   plan.part = options.part;
   return plan;

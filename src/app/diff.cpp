@@ -179,14 +179,12 @@ Expected<DiffResult> diff(Context& context, const Options& options) {
   for (const Index offset : a.offsets) transfers[0].dst_places.push_back({0, offset});
   for (const Index offset : b.offsets) transfers[1].dst_places.push_back({1, offset});
   const Index size = std::max(a.size, b.size);
-  plan::Options plan_options;
-  plan_options.ranks = context.comm.size();
-  plan_options.memory_budget = options.memory_budget;
-  plan_options.table_bytes = table_bytes(pair.a) + table_bytes(pair.b) + table_bytes(a) + table_bytes(b);
+  plan::Options how = plan_options(options, context.comm.size());
+  how.table_bytes = table_bytes(pair.a) + table_bytes(pair.b) + table_bytes(a) + table_bytes(b);
   // Both halves of a pair have to come to one rank.
-  plan_options.route = plan::Route::direct;
-  plan_options.twins = true;
-  RESHARD_TRY(const plan::Plan plan, make_plan(context, std::move(transfers), {{size, {}}, {size, {}}}, plan_options));
+  how.route = plan::Route::direct;
+  how.twins = true;
+  RESHARD_TRY(const plan::Plan plan, make_plan(context, std::move(transfers), {{size, {}}, {size, {}}}, how));
 
   std::map<Index, std::size_t> array_of;
   for (std::size_t array = 0; array < a.lines.size(); ++array) array_of[a.lines[array]] = array;

@@ -85,12 +85,9 @@ Expected<ReplicaResult> compare_replicas(Context& context, const format::Checkpo
   for (const io::Fingerprint& fingerprint : checkpoint.probe.directory.fingerprints) {
     files.push_back({fingerprint.size, {}});
   }
-  plan::Options plan_options;
-  plan_options.ranks = context.comm.size();
-  plan_options.memory_budget = options.memory_budget;
-  plan_options.table_bytes = table_bytes(checkpoint) + static_cast<Index>(lines.size() * sizeof(plan::PieceLine));
-  plan_options.route = options.route;
-  RESHARD_TRY(const plan::Plan plan, make_plan(context, {std::move(transfer)}, std::move(files), plan_options));
+  plan::Options how = plan_options(options, context.comm.size());
+  how.table_bytes = table_bytes(checkpoint) + static_cast<Index>(lines.size() * sizeof(plan::PieceLine));
+  RESHARD_TRY(const plan::Plan plan, make_plan(context, {std::move(transfer)}, std::move(files), how));
   exec::NullSink sink;
   RESHARD_TRY(const Streamed streamed, run_stream(context, plan, {&checkpoint}, sink));
   const FirstCopies first(lines, streamed.digests);

@@ -52,17 +52,17 @@ Index layout_bytes(const layout::Layout& layout) {
 }
 
 Json busy_json(const exec::Progress& busy) {
-  return {{"read", busy.read_busy_s},
-          {"repack", busy.repack_busy_s},
-          {"exchange", busy.exchange_busy_s},
-          {"write", busy.write_busy_s}};
+  Json json = Json::object();
+  for (std::size_t stage = 0; stage < exec::kStages; ++stage) {
+    json[std::string(exec::to_string(static_cast<exec::Stage>(stage)))] = busy.busy_s[stage];
+  }
+  return json;
 }
 
 std::string pack(const RankReport& report) {
   const plan::Totals& t = report.totals;
-  const exec::Progress& b = report.busy;
   return Json::array({report.host, t.bytes_read, t.bytes_sent, t.bytes_received, t.bytes_written, t.rounds,
-                      b.read_busy_s, b.repack_busy_s, b.exchange_busy_s, b.write_busy_s, report.peak_rss_bytes})
+                      report.busy.busy_s, report.peak_rss_bytes})
       .dump();
 }
 
@@ -72,11 +72,8 @@ RankReport unpack(const std::string& text) {
   report.host = json[0].get<std::string>();
   report.totals = {json[1].get<Index>(), json[2].get<Index>(), json[3].get<Index>(), json[4].get<Index>(),
                    json[5].get<Index>()};
-  report.busy.read_busy_s = json[6].get<double>();
-  report.busy.repack_busy_s = json[7].get<double>();
-  report.busy.exchange_busy_s = json[8].get<double>();
-  report.busy.write_busy_s = json[9].get<double>();
-  report.peak_rss_bytes = json[10].get<Index>();
+  json[6].get_to(report.busy.busy_s);
+  report.peak_rss_bytes = json[7].get<Index>();
   return report;
 }
 
@@ -103,11 +100,24 @@ Json to_json(const StreamReport& report) {
   }
   return {{"route", plan::to_string(report.route)},
           {"route_reason", report.route_reason},
+          {"device", report.device.name},
+          {"device_reason", report.device.reason},
+          {"exchange", report.exchange.name},
+          {"exchange_reason", report.exchange.reason},
           {"source_bytes", report.source_bytes},
           {"target_bytes", report.target_bytes},
           {"seconds", report.seconds},
           {"bytes_per_second", report.bytes_per_second()},
           {"ranks", std::move(ranks)}};
+}
+
+plan::Options plan_options(const Options& options, int ranks) {
+  plan::Options plan;
+  plan.ranks = ranks;
+  plan.memory_budget = options.memory_budget;
+  if (options.device_memory_budget > 0) plan.slot_budget = options.device_memory_budget;
+  plan.route = options.route;
+  return plan;
 }
 
 format::SourceOptions source_options(const Options& options) {
@@ -254,6 +264,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
     };
   }
   const std::unique_ptr<plan::Schedule> schedule = plan.schedule(comm.rank());
+  RESHARD_TRY(options.engine, context.engines.engine(comm, schedule->exchanges()));
   RESHARD_TRY(exec::Outcome outcome, exec::execute(*schedule, files, sink, comm, options));
 
   Status unchanged;
@@ -279,6 +290,8 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   StreamReport& report = streamed.report;
   report.route = plan.route();
   report.route_reason = plan.route_reason();
+  report.device = context.engines.device_use();
+  report.exchange = context.engines.exchange_use();
   report.source_bytes = plan.source_bytes();
   report.target_bytes = plan.target_bytes();
   RankReport mine{job::host_name(), outcome.totals, outcome.busy, peak_rss_bytes()};
@@ -293,13 +306,10 @@ Expected<Streamed> stream_canonical(Context& context, const format::Checkpoint& 
   RESHARD_CHECK(comm::agree(context.comm, canonical ? Status{} : Status{canonical.error()}));
   plan::Transfer transfer{checkpoint.layout.get(), places_of(checkpoint), canonical->layout.get(), {}, 0};
   for (const Index offset : canonical->offsets) transfer.dst_places.push_back({0, offset});
-  plan::Options plan_options;
-  plan_options.ranks = context.comm.size();
-  plan_options.memory_budget = options.memory_budget;
-  plan_options.table_bytes = table_bytes(checkpoint) + table_bytes(*canonical);
-  plan_options.route = options.route;
+  plan::Options how = plan_options(options, context.comm.size());
+  how.table_bytes = table_bytes(checkpoint) + table_bytes(*canonical);
   RESHARD_TRY(const plan::Plan plan,
-              make_plan(context, {std::move(transfer)}, {plan::TargetFile{canonical->size, {}}}, plan_options));
+              make_plan(context, {std::move(transfer)}, {plan::TargetFile{canonical->size, {}}}, how));
   exec::NullSink sink;
   return run_stream(context, plan, {&checkpoint}, sink);
 }

@@ -22,6 +22,7 @@
 #include "reshard/app/jobs.h"
 #include "reshard/app/status.h"
 #include "reshard/comm/comm.h"
+#include "reshard/device/device.h"
 #include "version.h"
 
 namespace reshard::cli {
@@ -156,7 +157,27 @@ Expected<Answer> run_command(const Invocation& invocation, app::Context& context
 
 void complain(const Error& error) { std::fputs(fmt::format("reshard: error: {}\n", error.message).c_str(), stderr); }
 
-Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm& comm) {
+Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm& comm, bool virtual_ranks);
+
+/// The same command on threads of this process.
+Expected<int> run_on_threads(const std::vector<std::string>& arguments, const comm::Comm& comm, int ranks) {
+  constexpr int kMost = 64;
+  if (comm.size() > 1) {
+    return usage_error("--exchange loopback: ranks are threads of one process; start it without mpirun, or srun -n 1");
+  }
+  if (ranks < 1 || ranks > kMost) {
+    return usage_error(fmt::format("--exchange loopback: say --ranks N, how many threads, from 1 to {}", kMost));
+  }
+  Expected<int> status = 0;
+  const auto body = [&](comm::Comm& thread) {
+    Expected<int> mine = run_on_ranks(arguments, thread, true);
+    if (thread.rank() == 0) status = std::move(mine);
+  };
+  comm::run_virtual_ranks(ranks, body, device::copy_any);
+  return status;
+}
+
+Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm& comm, bool virtual_ranks) {
   Expected<Invocation> parsed = parse_command_line(arguments);
   RESHARD_CHECK(comm::agree(comm, parsed ? Status{} : Status{parsed.error()}));
   const Invocation& invocation = *parsed;
@@ -165,7 +186,15 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
     RESHARD_CHECK(comm.rank() == 0 ? print(text) : Status{});
     return 0;
   }
-  Expected<model::Library> library = model::Library::load(invocation.options.config_dir);
+  const app::Options& options = invocation.options;
+  const bool runs = *invocation.command != Command::plan && *invocation.command != Command::jobs && !options.dry_run;
+  if (runs && !virtual_ranks && options.exchange == app::ExchangeWish::loopback) {
+    return run_on_threads(arguments, comm, options.ranks);
+  }
+  if (runs && !virtual_ranks && options.ranks > 0) {
+    return usage_error("--ranks: for plan and --exchange loopback alone; the launcher says how many ranks a job has");
+  }
+  Expected<model::Library> library = model::Library::load(options.config_dir);
   RESHARD_CHECK(comm::agree(comm, library ? Status{} : Status{library.error()}));
 
   std::string command = "reshard";
@@ -176,7 +205,9 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
     progress.clear();
     std::fputs(fmt::format("reshard: {}: {}\n", kind, text).c_str(), stderr);
   };
+  app::Engines engines(options.device, options.exchange);
   app::Context context{comm,
+                       engines,
                        *library,
                        program_version(),
                        std::move(command),
@@ -203,7 +234,7 @@ int run(int argc, char** argv) {
     if (task == nullptr || std::strcmp(task, "0") == 0) complain(comm.error());
     return static_cast<int>(comm.error().code);
   }
-  const Expected<int> status = run_on_ranks(arguments, **comm);
+  const Expected<int> status = run_on_ranks(arguments, **comm, false);
   if (status) return *status;
   if ((*comm)->rank() == 0) complain(status.error());
   return static_cast<int>(status.error().code);

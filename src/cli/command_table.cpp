@@ -89,6 +89,28 @@ Status apply_route(Invocation& invocation, const std::string& value) {
   return bad_value("route", value, "auto, direct or exchange");
 }
 
+Status apply_device(Invocation& invocation, const std::string& value) {
+  for (const app::DeviceWish wish : {app::DeviceWish::automatic, app::DeviceWish::cpu, app::DeviceWish::cuda}) {
+    if (value == app::to_string(wish)) {
+      invocation.options.device = wish;
+      return {};
+    }
+  }
+  return bad_value("device", value, "auto, cpu or cuda");
+}
+
+Status apply_exchange(Invocation& invocation, const std::string& value) {
+  using app::ExchangeWish;
+  for (const ExchangeWish wish :
+       {ExchangeWish::automatic, ExchangeWish::mpi, ExchangeWish::nccl, ExchangeWish::loopback}) {
+    if (value == app::to_string(wish)) {
+      invocation.options.exchange = wish;
+      return {};
+    }
+  }
+  return bad_value("exchange", value, "auto, mpi, nccl or loopback");
+}
+
 Status apply_part(Invocation& invocation, const std::string& value) {
   constexpr Index kMost = 10'000;
   const auto fields = split(value, '/');
@@ -278,7 +300,8 @@ const std::vector<OptionInfo>& options() {
 
       {"tolerance", "T", bit(Command::diff), false, "answer", "largest absolute difference that counts as equal (0)",
        apply_tolerance},
-      {"ranks", "N", bit(Command::plan), false, "run", "plan for a job of N ranks; this one's if not given",
+      {"ranks", "N", bit(Command::plan) | kStreams, false, "run",
+       "plan: for a job of N ranks, this one's if not given; otherwise: threads of --exchange loopback",
        integer("ranks", 1, [](Options& o, Index n) { o.ranks = static_cast<int>(n); })},
       {"ranks-per-node", "M", bit(Command::plan), false, "run", "of that job; all on one node if not given",
        integer("ranks-per-node", 1, [](Options& o, Index n) { o.ranks_per_node = static_cast<int>(n); })},
@@ -287,6 +310,15 @@ const std::vector<OptionInfo>& options() {
        text(&Options::machine)},
       {"memory-budget", "SIZE", kBudget, false, "run", "memory per rank for tables, plan and buffers (1GiB)",
        size("memory-budget", &Options::memory_budget)},
+      {"device", "DEVICE", kStreams, false, "run", "what repacks: auto (cuda, if every rank has one), cpu or cuda",
+       apply_device},
+      {"device-memory-budget", "SIZE", kBudget, false, "run",
+       "memory per rank for buffers on its device (what --memory-budget leaves for them)",
+       size("device-memory-budget", &Options::device_memory_budget)},
+      {"exchange", "HOW", kStreams, false, "run",
+       "what carries messages: auto (nccl between devices, else mpi), mpi, nccl, or loopback (--ranks threads of one "
+       "process)",
+       apply_exchange},
       {"route", "ROUTE", kTarget, false, "run", "auto, direct (ranks read for themselves) or exchange", apply_route},
       {"progress", "auto|SECONDS", kBudget & ~kJobs, false, "run",
        "live line on a terminal, or a line every so often (10); 0: none", apply_progress},

@@ -50,10 +50,12 @@ std::string describe_stream(const app::StreamReport& stream) {
     sent += rank.totals.bytes_sent;
     rss = std::max(rss, rank.peak_rss_bytes);
   }
-  return fmt::format("{} of tensors in {} ({}) on {}, read {}, exchanged {} ({}), peak memory {}",
+  const std::string carrier = stream.exchange.name == "none" ? "" : " by " + stream.exchange.name;
+  return fmt::format("{} of tensors in {} ({}) on {}, read {}, repacked on {}, exchanged {}{} ({}), peak memory {}",
                      describe_bytes(stream.target_bytes), describe_seconds(stream.seconds),
                      describe_rate(stream.bytes_per_second()), plural(std::ssize(stream.ranks), "rank"),
-                     describe_bytes(read), describe_bytes(sent), plan::to_string(stream.route), describe_bytes(rss));
+                     describe_bytes(read), stream.device.name, describe_bytes(sent), carrier,
+                     plan::to_string(stream.route), describe_bytes(rss));
 }
 
 std::string small_number(double value) { return value == 0 ? "0" : fmt::format("{:.3g}", value); }

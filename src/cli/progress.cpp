@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <functional>
 #include <utility>
 
 #include "reshard/base/text.h"
@@ -16,12 +17,10 @@ namespace {
 constexpr double kLiveInterval = 0.2;
 
 /// The stage that was busiest between two moments: the others wait for it.
-const char* limiting_stage(const exec::Progress& last, const exec::Progress& now) {
-  const std::array<std::pair<double, const char*>, 4> busy = {{{now.read_busy_s - last.read_busy_s, "read"},
-                                                               {now.repack_busy_s - last.repack_busy_s, "repack"},
-                                                               {now.exchange_busy_s - last.exchange_busy_s, "exchange"},
-                                                               {now.write_busy_s - last.write_busy_s, "write"}}};
-  return std::max_element(busy.begin(), busy.end())->second;
+std::string_view limiting_stage(const exec::Progress& last, const exec::Progress& now) {
+  std::array<double, exec::kStages> busy_s;
+  std::transform(now.busy_s.begin(), now.busy_s.end(), last.busy_s.begin(), busy_s.begin(), std::minus<>());
+  return exec::to_string(static_cast<exec::Stage>(std::max_element(busy_s.begin(), busy_s.end()) - busy_s.begin()));
 }
 
 }  // namespace

@@ -13,6 +13,8 @@
 #include <string_view>
 
 #include "reshard/base/text.h"
+#include "reshard/device/device.h"
+#include "reshard/device/nccl.h"
 
 namespace reshard::cli {
 
@@ -38,8 +40,9 @@ std::string version_text() {
   append("fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100));
   append("yaml-cpp", RESHARD_YAML_VERSION);
   append("zlib", zlibVersion());
-  append("CUDA", "not built in");
-  append("NCCL", "not built in");
+  append("CUDA", device::describe_cuda());
+  const auto nccl = device::load_nccl();
+  append("NCCL", nccl ? device::version_text((*nccl)->version()) : nccl.error().message);
   return out;
 }
 

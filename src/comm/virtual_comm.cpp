@@ -24,9 +24,11 @@ struct Side {
 
 // What all ranks share.
 struct World {
-  explicit World(int ranks) : size(ranks), slots(static_cast<std::size_t>(ranks)) {}
+  explicit World(int ranks, CopyMessage copy_ = {})
+      : size(ranks), copy(std::move(copy_)), slots(static_cast<std::size_t>(ranks)) {}
 
   const int size;
+  const CopyMessage copy;
   std::mutex mutex;
   std::condition_variable changed;
 
@@ -204,7 +206,12 @@ class VirtualComm : public Comm {
     const Side& from = sending ? *side : *other;
     const Side& to = sending ? *other : *side;
     if (from.length > to.length) abort(Code::failed, "a message is longer than its receive buffer");
-    if (from.length > 0) std::memcpy(to.bytes, from.bytes, from.length);
+    if (from.length > 0 && world_->copy) {
+      const Status copied = world_->copy(to.bytes, from.bytes, from.length);
+      if (!copied) abort(Code::failed, copied.error().message);
+    } else if (from.length > 0) {
+      std::memcpy(to.bytes, from.bytes, from.length);
+    }
     const std::lock_guard lock(world_->mutex);
     side->done = other->done = true;
   }
@@ -218,8 +225,8 @@ class VirtualComm : public Comm {
 
 std::unique_ptr<Comm> make_self_comm() { return std::make_unique<VirtualComm>(std::make_shared<World>(1), 0); }
 
-void run_virtual_ranks(int size, const std::function<void(Comm&)>& body) {
-  const auto world = std::make_shared<World>(size);
+void run_virtual_ranks(int size, const std::function<void(Comm&)>& body, const CopyMessage& copy) {
+  const auto world = std::make_shared<World>(size, copy);
   std::vector<std::jthread> ranks;
   for (int rank = 0; rank < size; ++rank) {
     ranks.emplace_back([&body, world, rank] {

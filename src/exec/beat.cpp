@@ -19,15 +19,9 @@ std::optional<Pulse> Beat::step(bool failed, bool busy, const Progress& mine) {
     const bool news = failed || !busy;
     if (now < due_ && !(news && !told_)) return std::nullopt;
     told_ = news;
-    values_ = {failed,
-               busy,
-               static_cast<std::uint64_t>(mine.bytes_read),
-               static_cast<std::uint64_t>(mine.bytes_written),
-               static_cast<std::uint64_t>(mine.rounds),
-               nanoseconds(mine.read_busy_s),
-               nanoseconds(mine.repack_busy_s),
-               nanoseconds(mine.exchange_busy_s),
-               nanoseconds(mine.write_busy_s)};
+    values_ = {failed, busy, static_cast<std::uint64_t>(mine.bytes_read),
+               static_cast<std::uint64_t>(mine.bytes_written), static_cast<std::uint64_t>(mine.rounds)};
+    std::transform(mine.busy_s.begin(), mine.busy_s.end(), values_.begin() + kFirstStage, nanoseconds);
     request_ = comm_.start_sum(values_);
     started_ = now;
   }
@@ -41,9 +35,13 @@ std::optional<Pulse> Beat::step(bool failed, bool busy, const Progress& mine) {
   request_.reset();
   due_ = now + interval_;
   interval_ = std::min<Clock::duration>(2 * interval_, kSlowest);
-  return Pulse{values_[0] != 0, values_[1] != 0,
-               Progress{static_cast<Index>(values_[2]), static_cast<Index>(values_[3]), static_cast<Index>(values_[4]),
-                        seconds(values_[5]), seconds(values_[6]), seconds(values_[7]), seconds(values_[8])}};
+  Pulse pulse{values_[0] != 0, values_[1] != 0, {}};
+  Progress& all = pulse.all_ranks;
+  all.bytes_read = static_cast<Index>(values_[2]);
+  all.bytes_written = static_cast<Index>(values_[3]);
+  all.rounds = static_cast<Index>(values_[4]);
+  std::transform(values_.begin() + kFirstStage, values_.end(), all.busy_s.begin(), seconds);
+  return pulse;
 }
 
 }  // namespace reshard::exec

@@ -38,7 +38,8 @@ class Beat {
 
   comm::Comm& comm_;
   double timeout_s_;
-  std::array<std::uint64_t, 9> values_{};
+  static constexpr std::size_t kFirstStage = 5;  // of the values below
+  std::array<std::uint64_t, kFirstStage + kStages> values_{};
   std::unique_ptr<comm::Request> request_;
   bool told_ = false;  // that this rank is done or has failed
   Clock::time_point started_{}, due_ = Clock::now();

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exchange.h"
 
+#include <fmt/format.h>
+
 namespace reshard::exec {
 namespace {
 
 // Tags tell rounds apart; order per peer does the rest.
 int tag_of(Index round) { return static_cast<int>(round % (1 << 15)); }
 
+// A group ends when the slowest peer has packed its part: reads of hours would be needed to get near this.
+constexpr std::chrono::minutes kLongestGroup{15};
+
 }  // namespace
 
-bool Exchange::step() {
+bool MessageExchange::step() {
   bool moved = false;
   while (const auto work = pipeline_.ready_to_receive(next_receive_)) {
     post_receives(next_receive_++, work->round);
@@ -22,7 +27,7 @@ bool Exchange::step() {
   return test() || moved;
 }
 
-bool Exchange::test() {
+bool MessageExchange::test() {
   bool moved = false;
   const auto finish = [&](std::vector<Transfer>& transfers, Index& bytes) {
     const auto done = std::remove_if(transfers.begin(), transfers.end(), [&](Transfer& transfer) {
@@ -51,11 +56,11 @@ bool Exchange::test() {
   return moved;
 }
 
-bool Exchange::sending() const {
+bool MessageExchange::sending() const {
   return std::any_of(in_flight_.begin(), in_flight_.end(), [](const InFlight& round) { return !round.sends.empty(); });
 }
 
-bool Exchange::drain(Index bound) {
+bool MessageExchange::drain(Index bound) {
   draining_ = true;
   for (Index number = first_; number < std::min(bound, first_ + schedule_.depth()); ++number) {
     if (number < next_receive_ && number < next_send_) continue;
@@ -67,7 +72,7 @@ bool Exchange::drain(Index bound) {
   return first_ >= bound;
 }
 
-Exchange::InFlight& Exchange::at(Index number) {
+MessageExchange::InFlight& MessageExchange::at(Index number) {
   while (first_ + static_cast<Index>(in_flight_.size()) <= number) {
     const Index next = first_ + static_cast<Index>(in_flight_.size());
     in_flight_.emplace_back().number = next;
@@ -75,7 +80,7 @@ Exchange::InFlight& Exchange::at(Index number) {
   return in_flight_[static_cast<std::size_t>(number - first_)];
 }
 
-void Exchange::post_receives(Index number, const plan::Round& round) {
+void MessageExchange::post_receives(Index number, const plan::Round& round) {
   InFlight& in_flight = at(number);
   in_flight.receives_posted = true;
   const std::span<std::byte> slot = slots_.at(plan::Slot::received, number);
@@ -86,7 +91,7 @@ void Exchange::post_receives(Index number, const plan::Round& round) {
   }
 }
 
-void Exchange::post_sends(Index number, const plan::Round& round) {
+void MessageExchange::post_sends(Index number, const plan::Round& round) {
   InFlight& in_flight = at(number);
   in_flight.sends_posted = true;
   const std::span<const std::byte> slot = slots_.at(plan::Slot::outgoing, number);
@@ -95,6 +100,70 @@ void Exchange::post_sends(Index number, const plan::Round& round) {
         slot.subspan(static_cast<std::size_t>(message.slot_offset), static_cast<std::size_t>(message.length));
     in_flight.sends.push_back({comm_.send(bytes, message.peer, tag_of(number)), message.length});
   }
+}
+
+bool GroupExchange::step() {
+  bool moved = test();
+  while (groups_.ready()) {
+    const auto work = pipeline_.ready_to_receive(next_);
+    if (!work || !pipeline_.ready_to_send(next_)) break;
+    if (Status started = start(next_, work->round); !started) {
+      pipeline_.fail(std::move(started).error());
+      break;
+    }
+    ++next_;
+    moved = true;
+  }
+  return moved;
+}
+
+Status GroupExchange::start(Index number, const plan::Round& round) {
+  Index sent = 0, received = 0;
+  const auto parts = [&](const std::vector<plan::Message>& messages, plan::Slot slot, Index& bytes) {
+    std::vector<device::Groups::Part> all;
+    for (const plan::Message& message : messages) {
+      all.push_back({message.peer, slots_.at(slot, number).data() + message.slot_offset, message.length});
+      bytes += message.length;
+    }
+    return all;
+  };
+  const auto sends = parts(round.sends, plan::Slot::outgoing, sent);
+  const auto receives = parts(round.receives, plan::Slot::received, received);
+  RESHARD_TRY(auto group, groups_.start(sends, receives));
+  in_flight_.push_back({number, sent, received, std::move(group), Clock::now()});
+  return {};
+}
+
+bool GroupExchange::test() {
+  bool moved = false;
+  while (!in_flight_.empty()) {
+    InFlight& front = in_flight_.front();
+    Expected<bool> done = front.group->test();
+    if (done && !*done && !draining_ && Clock::now() - front.started > kLongestGroup) {
+      done = run_error(
+          fmt::format("the exchange of round {} has not ended for {} minutes", front.number, kLongestGroup.count()));
+    }
+    if (done && !*done) break;
+    if (!done && !draining_) {
+      // It is left to drain(), which stops it.
+      pipeline_.fail(std::move(done).error());
+      return true;
+    }
+    if (!draining_) {
+      pipeline_.finish_receives(front.number, front.bytes_received);
+      pipeline_.finish_sends(front.number, front.bytes_sent);
+    }
+    in_flight_.pop_front();
+    moved = true;
+  }
+  return moved;
+}
+
+bool GroupExchange::drain(Index) {
+  if (!draining_) groups_.abort();
+  draining_ = true;
+  test();
+  return in_flight_.empty();
 }
 
 }  // namespace reshard::exec

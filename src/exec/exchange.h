@@ -2,36 +2,52 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <vector>
 
 #include "pipeline.h"
 #include "reshard/comm/comm.h"
+#include "reshard/device/groups.h"
 
 namespace reshard::exec {
 
-/// The messages of the rounds, in the order of the rounds, for one rank. Receives are posted as soon as their slot is
-/// free, sends when their round is packed; nothing waits. Used by the one thread that talks to other ranks.
+/// The messages of the rounds, in the order of the rounds, for one rank; nothing waits. Used by the one thread that
+/// talks to other ranks.
 class Exchange {
  public:
-  Exchange(const plan::Schedule& schedule, const Slots& slots, Pipeline& pipeline, comm::Comm& comm)
-      : schedule_(schedule), slots_(slots), pipeline_(pipeline), comm_(comm) {}
-
+  virtual ~Exchange() = default;
   /// Posts what is ready and takes note of what is done. True if anything moved.
-  bool step();
+  virtual bool step() = 0;
   /// Takes note of what is done, posts nothing. True if anything moved.
-  bool test();
-  bool pending() const { return !in_flight_.empty(); }
+  virtual bool test() = 0;
+  virtual bool pending() const = 0;
   /// Is a packed message waiting to be taken by its receiver?
-  bool sending() const;
+  virtual bool sending() const = 0;
 
   /// Rounds of which anything is posted are below this. All ranks must post the rounds below the largest such number,
   /// or others wait for ever.
-  Index posted() const { return std::max(next_receive_, next_send_); }
-  /// After a failure, with an idle pipeline: posts the remaining messages below `bound`, whatever the slots hold, no
-  /// more rounds at once than there are slots, and takes note of what is done. True when all are.
-  bool drain(Index bound);
+  virtual Index posted() const = 0;
+  /// After a failure, with an idle pipeline: sees to it that nobody waits for messages of the rounds below `bound`.
+  /// True when nothing is under way.
+  virtual bool drain(Index bound) = 0;
+};
+
+/// By transfers of Comm, out of and into memory that they can take. Receives are posted as soon as their slot is free,
+/// sends when their round is packed. Draining posts what is missing, whatever the slots hold, no more rounds at once
+/// than there are slots.
+class MessageExchange : public Exchange {
+ public:
+  MessageExchange(const plan::Schedule& schedule, const Slots& slots, Pipeline& pipeline, comm::Comm& comm)
+      : schedule_(schedule), slots_(slots), pipeline_(pipeline), comm_(comm) {}
+
+  bool step() override;
+  bool test() override;
+  bool pending() const override { return !in_flight_.empty(); }
+  bool sending() const override;
+  Index posted() const override { return std::max(next_receive_, next_send_); }
+  bool drain(Index bound) override;
 
  private:
   struct Transfer {
@@ -57,6 +73,39 @@ class Exchange {
   std::deque<InFlight> in_flight_;  // by number; those below are done
   Index first_ = 0;                 // number of in_flight_.front()
   Index next_receive_ = 0, next_send_ = 0;
+  bool draining_ = false;
+};
+
+/// By groups of transfers between devices, one per round, empty ones too: a round's group is started when all of it is
+/// packed and its received slot is free. Draining aborts the groups, which needs no peer.
+class GroupExchange : public Exchange {
+ public:
+  GroupExchange(const Slots& device_slots, Pipeline& pipeline, device::Groups& groups)
+      : slots_(device_slots), pipeline_(pipeline), groups_(groups) {}
+
+  bool step() override;
+  bool test() override;
+  bool pending() const override { return !in_flight_.empty(); }
+  bool sending() const override { return pending(); }
+  Index posted() const override { return next_; }
+  bool drain(Index bound) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct InFlight {
+    Index number;
+    Index bytes_sent, bytes_received;
+    std::unique_ptr<device::Pending> group;
+    Clock::time_point started;
+  };
+
+  Status start(Index number, const plan::Round& round);
+
+  const Slots& slots_;
+  Pipeline& pipeline_;
+  device::Groups& groups_;
+  std::deque<InFlight> in_flight_;
+  Index next_ = 0;
   bool draining_ = false;
 };
 

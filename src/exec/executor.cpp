@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <memory>
+#include <optional>
 
 #include "beat.h"
 #include "exchange.h"
@@ -24,13 +27,12 @@ constexpr auto kProgressInterval = milliseconds(100);
 /// nothing to say.
 class Conductor {
  public:
-  Conductor(const plan::Schedule& schedule, const Slots& slots, Pipeline& pipeline, comm::Comm& comm,
-            const Options& options)
+  /// `exchange` is none where nothing is exchanged.
+  Conductor(Pipeline& pipeline, Exchange* exchange, comm::Comm& comm, const Options& options)
       : pipeline_(pipeline),
+        exchange_(exchange),
         comm_(comm),
         options_(options),
-        exchanges_(schedule.exchanges()),
-        exchange_(schedule, slots, pipeline, comm),
         beat_(comm, options.agreement_timeout_s) {}
 
   /// Returns when all ranks are done or all have stopped. Collective.
@@ -42,8 +44,8 @@ class Conductor {
   // True when the stream is over, on all ranks alike.
   bool step() {
     const Clock::time_point before = Clock::now();
-    const bool sending = exchange_.sending();
-    const bool moved = exchanges_ && exchange_.step();
+    const bool sending = exchange_ && exchange_->sending();
+    const bool moved = exchange_ && exchange_->step();
     if (options_.interruption) {
       if (std::string why = options_.interruption(); !why.empty()) pipeline_.fail(run_error(std::move(why)));
     }
@@ -78,13 +80,13 @@ class Conductor {
         pipeline_.wait(kLongest);
       }
     };
-    std::int64_t bound = exchange_.posted();
+    std::int64_t bound = exchange_ ? exchange_->posted() : 0;
     const auto request = comm_.start_maximum({&bound, 1});
-    const auto keep_testing = [&] { return exchange_.test(), request->test(); };
-    wait_until("other ranks do not answer", keep_testing);
-    wait_until("a read or write does not return", [&] { return exchange_.test(), pipeline_.idle(); });
-    if (!exchanges_) return;
-    wait_until("messages of other ranks do not arrive", [&] { return exchange_.drain(bound); });
+    const auto keep_testing = [&] { return exchange_ && exchange_->test(); };
+    wait_until("other ranks do not answer", [&] { return keep_testing(), request->test(); });
+    wait_until("a read or write does not return", [&] { return keep_testing(), pipeline_.idle(); });
+    if (!exchange_) return;
+    wait_until("messages of other ranks do not arrive", [&] { return exchange_->drain(bound); });
   }
 
   void give_up(const char* what) {
@@ -95,7 +97,7 @@ class Conductor {
   }
 
   void pause() {
-    if (exchange_.pending()) return pipeline_.wait(backoff_);
+    if (exchange_ && exchange_->pending()) return pipeline_.wait(backoff_);
     if (beat_.under_way()) return pipeline_.wait(milliseconds(1));
     pipeline_.wait(comm_.size() == 1 ? kProgressInterval : milliseconds(10));
   }
@@ -112,10 +114,9 @@ class Conductor {
   static constexpr Clock::duration kLongest = microseconds(50);
 
   Pipeline& pipeline_;
+  Exchange* const exchange_;
   comm::Comm& comm_;
   const Options& options_;
-  const bool exchanges_;
-  Exchange exchange_;
   Beat beat_;
   Clock::duration backoff_ = kShortest;
   const Clock::time_point start_ = Clock::now();
@@ -124,13 +125,46 @@ class Conductor {
 
 }  // namespace
 
+std::string_view to_string(Stage stage) {
+  constexpr std::array<std::string_view, kStages> kNames = {"read",     "upload",   "repack",
+                                                            "exchange", "download", "write"};
+  return kNames[static_cast<std::size_t>(stage)];
+}
+
+namespace {
+
+/// The slots of a stream, in the host's memory and, if a device repacks, in the device's.
+struct Memory {
+  std::optional<Slots> host, device;
+  std::shared_ptr<void> pinned;
+
+  Status make(const plan::Schedule& schedule, const Engine& engine) {
+    RESHARD_TRY(host, Slots::make(schedule, !engine.carries_on_device()));
+    if (!engine.device) return {};
+    RESHARD_TRY(device, Slots::make_on(*engine.device, schedule));
+    RESHARD_TRY(pinned, engine.device->pin(host->memory()));
+    return {};
+  }
+};
+
+}  // namespace
+
 Expected<Outcome> execute(const plan::Schedule& schedule, SourceFiles& sources, Sink& sink, comm::Comm& comm,
                           const Options& options) {
-  Expected<Slots> slots = Slots::make(schedule);
-  RESHARD_CHECK(comm::agree(comm, slots ? Status{} : Status{slots.error()}));
-  Pipeline pipeline(schedule, *slots, sources, sink, options);
+  const Engine& engine = options.engine;
+  Memory memory;
+  RESHARD_CHECK(comm::agree(comm, memory.make(schedule, engine)));
+  const Slots* const on_device = memory.device ? &*memory.device : nullptr;
+  Pipeline pipeline(schedule, *memory.host, on_device, sources, sink, options);
+  std::unique_ptr<Exchange> exchange;
+  if (schedule.exchanges() && engine.groups) {
+    exchange = std::make_unique<GroupExchange>(*on_device, pipeline, *engine.groups);
+  } else if (schedule.exchanges()) {
+    const Slots& slots = engine.messages_on_device ? *on_device : *memory.host;
+    exchange = std::make_unique<MessageExchange>(schedule, slots, pipeline, comm);
+  }
   if (Status started = pipeline.start(); !started) pipeline.fail(std::move(started).error());
-  Conductor(schedule, *slots, pipeline, comm, options).run();
+  Conductor(pipeline, exchange.get(), comm, options).run();
   RESHARD_CHECK(comm::agree(comm, pipeline.status()));
   return pipeline.outcome();
 }

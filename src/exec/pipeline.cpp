@@ -15,6 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Between looks at what a device has under way.
+constexpr auto kDeviceLook = std::chrono::microseconds(20);
+
 /// Adds the time until it is destroyed to a stage.
 class Busy {
  public:
@@ -29,14 +32,16 @@ class Busy {
 
 }  // namespace
 
-Pipeline::Pipeline(const plan::Schedule& schedule, const Slots& slots, SourceFiles& sources, Sink& sink,
-                   const Options& options)
+Pipeline::Pipeline(const plan::Schedule& schedule, const Slots& slots, const Slots* device_slots, SourceFiles& sources,
+                   Sink& sink, const Options& options)
     : schedule_(schedule),
       slots_(slots),
+      device_slots_(device_slots),
       sources_(sources),
       sink_(sink),
       options_(options),
-      grain_{options.io_block_bytes, options.repack_threads > 1, schedule.exchanges()},
+      grain_{options.io_block_bytes, options.repack_threads > 1, schedule.exchanges(), device_slots != nullptr,
+             options.engine.carries_on_device()},
       num_rounds_(schedule.num_rounds()),
       depth_(schedule.depth()),
       digests_(static_cast<std::size_t>(schedule.num_lines()), 0) {}
@@ -57,7 +62,7 @@ Status Pipeline::start() {
   };
   try {
     add(Stage::read, std::max(1, options_.io_threads));
-    add(Stage::repack, std::max(1, options_.repack_threads));
+    add(Stage::repack, grain_.on_device ? 1 : std::max(1, options_.repack_threads));
     add(Stage::write, std::max(1, options_.io_threads));
   } catch (const std::system_error& error) {
     return run_error(fmt::format("cannot start threads: {}", error.what()));
@@ -75,15 +80,22 @@ void Pipeline::run(Stage stage) {
   try {
     Lock lock(mutex_);
     while (!stop_ && finish_ != Finish::done) {
-      const bool worked = stage == Stage::read     ? read_step(lock)
-                          : stage == Stage::repack ? repack_step(lock)
-                                                   : write_step(lock);
-      if (!worked) (stage == Stage::read ? reads_ : stage == Stage::repack ? repacks_ : writes_).wait(lock);
+      const bool worked = stage == Stage::read    ? read_step(lock)
+                          : stage == Stage::write ? write_step(lock)
+                          : grain_.on_device      ? device_step(lock)
+                                                  : repack_step(lock);
+      if (worked) continue;
+      if (stage == Stage::repack && steps_running_ > 0) {
+        repacks_.wait_for(lock, kDeviceLook);
+      } else {
+        (stage == Stage::read ? reads_ : stage == Stage::repack ? repacks_ : writes_).wait(lock);
+      }
     }
   } catch (const std::exception& error) {
     fail(run_error(fmt::format("streaming broke off: {}", error.what())));
   }
-  const std::lock_guard lock(mutex_);
+  Lock lock(mutex_);
+  if (stage == Stage::repack) finish_device(lock);
   --running_;
   event_ = true;
   events_.notify_one();
@@ -122,7 +134,7 @@ void Pipeline::open_round(Lock& lock) {
   opening_ = false;
   ++next_open_;
   window_.push_back(work);
-  advance(work);
+  retire();
 }
 
 void Pipeline::read_piece(Lock& lock, const Work& work) {
@@ -141,7 +153,7 @@ void Pipeline::read_piece(Lock& lock, const Work& work) {
   lock.lock();
   if (!status) return set_error(std::move(status).error());
   bytes_read_ += piece.length;
-  if (++work->pieces_done == work->pieces.size()) advance(work);
+  if (++work->pieces_done == work->pieces.size()) retire();
 }
 
 // --- repacking ---
@@ -174,21 +186,11 @@ void Pipeline::repack_batch(Lock& lock, const Work& work, Batches& batches) {
   ++batches.done;
   if (!batches.finished()) return;
   if (&batches != &work->pack && work->placed()) count_digests(*work);
-  advance(work);
+  retire();
 }
 
 void Pipeline::repack_item(RoundWork& work, const Batches& batches, const Batches::Item& item) {
-  if (item.kind == Batches::Item::Kind::constant) {
-    const plan::Constant& constant = work.round.constants[item.index];
-    std::byte* const to = slots_.at(plan::Slot::output, work.number).data() + constant.slot_offset;
-    const auto length = static_cast<std::size_t>(constant.length);
-    if (constant.bytes) {
-      std::memcpy(to, constant.bytes, length);
-    } else {
-      std::memset(to, 0, length);
-    }
-    return;
-  }
+  if (item.kind == Batches::Item::Kind::constant) return place_constant(work, work.round.constants[item.index]);
   const bool places = item.kind == Batches::Item::Kind::place;
   const plan::Copy& copy = item.part >= 0 ? batches.parts[static_cast<std::size_t>(item.part)]
                            : places       ? work.round.place[item.index]
@@ -198,6 +200,140 @@ void Pipeline::repack_item(RoundWork& work, const Batches& batches, const Batche
               &digest);
   // Parts of one copy may be under way on several threads.
   if (places) std::atomic_ref(work.digests[item.index]).fetch_add(digest, std::memory_order_relaxed);
+}
+
+void Pipeline::place_constant(const RoundWork& work, const plan::Constant& constant) {
+  std::byte* const to = slots_.at(plan::Slot::output, work.number).data() + constant.slot_offset;
+  const auto length = static_cast<std::size_t>(constant.length);
+  if (constant.bytes) {
+    std::memcpy(to, constant.bytes, length);
+  } else {
+    std::memset(to, 0, length);
+  }
+}
+
+// --- repacking on a device ---
+
+bool Pipeline::device_step(Lock& lock) {
+  if (test_steps()) return true;
+  for (const Work& work : window_) {
+    for (std::size_t i = 0; i < DeviceSteps::kSteps; ++i) {
+      const auto step = static_cast<DeviceSteps::Step>(i);
+      if (!may_begin(*work, step)) continue;
+      begin_step(lock, Work(work), step);
+      return true;
+    }
+  }
+  return false;
+}
+
+// Takes note of steps that are done. True if there was one.
+bool Pipeline::test_steps() {
+  const Clock::time_point now = Clock::now();
+  const auto since = now - std::exchange(steps_tested_, now);
+  if (steps_running_ == 0) return false;
+  std::array<bool, kStages> busy{};
+  bool any = false;
+  for (std::size_t w = 0; w < window_.size(); ++w) {
+    const Work work = window_[w];
+    for (std::size_t i = 0; i < DeviceSteps::kSteps; ++i) {
+      if (work->device->state[i] != DeviceSteps::State::running) continue;
+      const auto step = static_cast<DeviceSteps::Step>(i);
+      busy[static_cast<std::size_t>(stage_of(step))] = true;
+      const Expected<bool> done = work->device->pending[i]->test();
+      if (!done) set_error(done.error());
+      if (done && !*done) continue;
+      work->device->pending[i].reset();
+      --steps_running_;
+      any = true;
+      if (done) end_step(work, step);
+    }
+  }
+  for (std::size_t stage = 0; stage < kStages; ++stage) {
+    if (busy[stage]) add_busy(static_cast<Stage>(stage), since);
+  }
+  if (any) retire();
+  return any;
+}
+
+bool Pipeline::may_begin(const RoundWork& work, DeviceSteps::Step step) const {
+  using Slot = plan::Slot;
+  if (work.device->state[step] != DeviceSteps::State::waiting || !work.allows(step)) return false;
+  switch (step) {
+    case DeviceSteps::upload:
+      return device_slot_is_free(Slot::source, work.number);
+    case DeviceSteps::pack:
+      return device_slot_is_free(Slot::outgoing, work.number);
+    case DeviceSteps::fetch:
+      return grain_.messages_on_device || slot_is_free(Slot::outgoing, work.number);
+    case DeviceSteps::put:
+      return grain_.messages_on_device || device_slot_is_free(Slot::received, work.number);
+    case DeviceSteps::local:
+    case DeviceSteps::remote:
+      return device_slot_is_free(Slot::output, work.number);
+    case DeviceSteps::download:
+      return slot_is_free(Slot::output, work.number);
+  }
+  return false;
+}
+
+void Pipeline::begin_step(Lock& lock, const Work& work, DeviceSteps::Step step) {
+  lock.unlock();
+  Expected<std::unique_ptr<device::Pending>> pending = give_step(*work, step);
+  lock.lock();
+  if (!pending) return set_error(std::move(pending).error());
+  if (!*pending) {
+    end_step(work, step);
+    return retire();
+  }
+  work->device->state[step] = DeviceSteps::State::running;
+  work->device->pending[step] = *std::move(pending);
+  ++steps_running_;
+}
+
+// Nothing, where there is nothing to do.
+Expected<std::unique_ptr<device::Pending>> Pipeline::give_step(RoundWork& work, DeviceSteps::Step step) {
+  using Slot = plan::Slot;
+  device::Device& device = *options_.engine.device;
+  const auto host = [&](Slot slot) { return slots_.at(slot, work.number).data(); };
+  const auto there = [&](Slot slot) { return device_slots_->at(slot, work.number).data(); };
+  const std::vector<device::Range>& ranges = work.device->ranges[step];
+  const repack::OpTable& table = work.device->tables[step];
+  if (ranges.empty() && table.tasks().empty()) return std::unique_ptr<device::Pending>();
+  switch (step) {
+    case DeviceSteps::upload:
+      return device.upload(there(Slot::source), host(Slot::source), ranges);
+    case DeviceSteps::put:
+      return device.upload(there(Slot::received), host(Slot::received), ranges);
+    case DeviceSteps::fetch:
+      return device.download(host(Slot::outgoing), there(Slot::outgoing), ranges);
+    case DeviceSteps::download:
+      return device.download(host(Slot::output), there(Slot::output), ranges);
+    default:
+      break;
+  }
+  repack::SlotBases bases;
+  for (const Slot slot : {Slot::source, Slot::received, Slot::outgoing, Slot::output}) {
+    bases.at[static_cast<std::size_t>(slot)] = there(slot);
+  }
+  const bool places = step != DeviceSteps::pack;
+  return device.repack(table, bases, places ? std::span(work.digests) : std::span<std::uint64_t>());
+}
+
+void Pipeline::end_step(const Work& work, DeviceSteps::Step step) {
+  work->device->state[step] = DeviceSteps::State::done;
+  if (step != DeviceSteps::download) return;
+  for (const plan::Constant& constant : work->round.constants) {
+    if (constant.bytes) place_constant(*work, constant);
+  }
+  count_digests(*work);
+}
+
+// Memory of the slots must outlive what the device does with it.
+void Pipeline::finish_device(Lock& lock) {
+  while (steps_running_ > 0) {
+    if (!test_steps()) repacks_.wait_for(lock, kDeviceLook);
+  }
 }
 
 void Pipeline::count_digests(const RoundWork& work) {
@@ -234,7 +370,7 @@ void Pipeline::write_one(Lock& lock, const Work& work) {
   lock.lock();
   if (!status) return set_error(std::move(status).error());
   bytes_written_ += work->round.writes[number].length;
-  if (++work->writes_done == work->round.writes.size()) advance(work);
+  if (++work->writes_done == work->round.writes.size()) retire();
 }
 
 void Pipeline::finish_sink(Lock& lock) {
@@ -256,7 +392,9 @@ void Pipeline::finish_sink(Lock& lock) {
 std::shared_ptr<const RoundWork> Pipeline::ready_to_receive(Index number) const {
   const std::lock_guard lock(mutex_);
   const Work* work = find(number);
-  return work && slot_is_free(plan::Slot::received, number) ? *work : nullptr;
+  const bool free = grain_.messages_on_device ? device_slot_is_free(plan::Slot::received, number)
+                                              : slot_is_free(plan::Slot::received, number);
+  return work && free ? *work : nullptr;
 }
 
 std::shared_ptr<const RoundWork> Pipeline::ready_to_send(Index number) const {
@@ -270,7 +408,7 @@ void Pipeline::finish_receives(Index number, Index bytes) {
   bytes_received_ += bytes;
   const Work work = *find(number);
   work->received = true;
-  advance(work);
+  retire();
 }
 
 void Pipeline::finish_sends(Index number, Index bytes) {
@@ -278,7 +416,7 @@ void Pipeline::finish_sends(Index number, Index bytes) {
   bytes_sent_ += bytes;
   const Work work = *find(number);
   work->sent = true;
-  advance(work);
+  retire();
 }
 
 // --- state ---
@@ -297,14 +435,20 @@ bool Pipeline::slot_is_free(plan::Slot slot, Index number) const {
   return true;
 }
 
-// Something of this round got done: whoever may go on now is woken.
-void Pipeline::advance(const Work& work) {
-  if (work->complete()) {
-    while (!window_.empty() && window_.front()->complete()) {
-      window_.pop_front();
-      ++retired_;
-      ++rounds_;
-    }
+bool Pipeline::device_slot_is_free(plan::Slot slot, Index number) const {
+  for (Index before = number - depth_; before >= retired_; before -= depth_) {
+    const Work* work = find(before);
+    if (!work || !(*work)->frees_on_device(slot)) return false;
+  }
+  return true;
+}
+
+// Something got done: rounds that are complete go, and whoever may go on now is woken.
+void Pipeline::retire() {
+  while (!window_.empty() && window_.front()->complete()) {
+    window_.pop_front();
+    ++retired_;
+    ++rounds_;
   }
   wake_all();
 }
@@ -350,18 +494,17 @@ void Pipeline::wait(std::chrono::nanoseconds timeout) {
 }
 
 Progress Pipeline::progress() const {
-  const auto seconds = [&](Stage stage, int threads) {
-    const auto ns = static_cast<double>(busy_ns_[static_cast<std::size_t>(stage)].load());
-    return ns / 1e9 / std::max(1, threads);
-  };
   Progress progress;
   progress.bytes_read = bytes_read_;
   progress.bytes_written = bytes_written_;
   progress.rounds = rounds_;
-  progress.read_busy_s = seconds(Stage::read, options_.io_threads);
-  progress.repack_busy_s = seconds(Stage::repack, options_.repack_threads);
-  progress.exchange_busy_s = seconds(Stage::exchange, 1);
-  progress.write_busy_s = seconds(Stage::write, options_.io_threads);
+  for (std::size_t i = 0; i < kStages; ++i) {
+    const auto stage = static_cast<Stage>(i);
+    const int threads = stage == Stage::read || stage == Stage::write ? options_.io_threads
+                        : stage == Stage::repack && !grain_.on_device ? options_.repack_threads
+                                                                      : 1;
+    progress.busy_s[i] = static_cast<double>(busy_ns_[i].load()) / 1e9 / std::max(1, threads);
+  }
   return progress;
 }
 

@@ -18,17 +18,15 @@
 
 namespace reshard::exec {
 
-enum class Stage : std::uint8_t { read, repack, exchange, write };
-inline constexpr std::size_t kStages = 4;
-
 /// What one rank does by itself: threads that read, repack and write rounds, several rounds at once, and the credits
 /// between them. A stage takes a round's work when its input is there and the slot it fills was freed by the round
 /// `depth` before; whoever finishes something wakes those who may go on. The exchange (another thread, the only one
 /// that talks to other ranks) asks for rounds that are ready for it and reports transfers that are done. Thread-safe.
 class Pipeline {
  public:
-  Pipeline(const plan::Schedule& schedule, const Slots& slots, SourceFiles& sources, Sink& sink,
-           const Options& options);
+  /// `device_slots` are those of options.engine.device, if it has one.
+  Pipeline(const plan::Schedule& schedule, const Slots& slots, const Slots* device_slots, SourceFiles& sources,
+           Sink& sink, const Options& options);
   ~Pipeline();  ///< stops
 
   /// Starts the threads. Errors (failed): the system gives none. Local.
@@ -69,6 +67,7 @@ class Pipeline {
   // One step of a thread: true if there was something to do, false after waiting for it.
   bool read_step(Lock& lock);
   bool repack_step(Lock& lock);
+  bool device_step(Lock& lock);
   bool write_step(Lock& lock);
 
   bool may_open() const;
@@ -76,19 +75,28 @@ class Pipeline {
   void read_piece(Lock& lock, const Work& work);
   void repack_batch(Lock& lock, const Work& work, Batches& batches);
   void repack_item(RoundWork& work, const Batches& batches, const Batches::Item& item);
+  void place_constant(const RoundWork& work, const plan::Constant& constant);
+  bool test_steps();
+  bool may_begin(const RoundWork& work, DeviceSteps::Step step) const;
+  void begin_step(Lock& lock, const Work& work, DeviceSteps::Step step);
+  Expected<std::unique_ptr<device::Pending>> give_step(RoundWork& work, DeviceSteps::Step step);
+  void end_step(const Work& work, DeviceSteps::Step step);
+  void finish_device(Lock& lock);
   void write_one(Lock& lock, const Work& work);
   void finish_sink(Lock& lock);
 
   // Under the mutex:
   const Work* find(Index number) const;
   bool slot_is_free(plan::Slot slot, Index number) const;
-  void advance(const Work& work);
+  bool device_slot_is_free(plan::Slot slot, Index number) const;
+  void retire();
   void count_digests(const RoundWork& work);
   void wake_all();
   void set_error(Error error);
 
   const plan::Schedule& schedule_;
   const Slots& slots_;
+  const Slots* const device_slots_;
   SourceFiles& sources_;
   Sink& sink_;
   const Options& options_;
@@ -104,6 +112,8 @@ class Pipeline {
   bool stop_ = false;
   enum class Finish { not_yet, running, done } finish_ = Finish::not_yet;
   bool event_ = false;
+  Index steps_running_ = 0;  // of the device
+  std::chrono::steady_clock::time_point steps_tested_{};
   std::optional<Error> error_;
   std::vector<std::uint64_t> digests_;
 

@@ -18,52 +18,42 @@ constexpr Index kHugePage = 2 * kMiB;
 
 }  // namespace
 
-Expected<Slots> Slots::make(const plan::Schedule& schedule) {
-  Slots slots;
-  slots.depth_ = schedule.depth();
-  Index total = kHugePage;
-  std::array<Index, kKinds> begin{};
+Slots::Slots(const plan::Schedule& schedule, bool with_messages) : depth_(schedule.depth()) {
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
     const auto slot = static_cast<plan::Slot>(kind);
     const bool moves = slot == plan::Slot::received || slot == plan::Slot::outgoing;
-    const Index bytes = moves && !schedule.exchanges() ? 0 : schedule.slot_bytes(slot);
-    const Index pitch = round_up(bytes, io::kPage);
-    slots.bytes_[kind] = static_cast<std::size_t>(bytes);
-    slots.pitch_[kind] = static_cast<std::size_t>(pitch);
-    begin[kind] = total - kHugePage;
-    total += pitch * slots.depth_;
+    bytes_[kind] = moves && !(schedule.exchanges() && with_messages) ? 0 : schedule.slot_bytes(slot);
+    pitch_[kind] = round_up(bytes_[kind], io::kPage);
+    begin_[kind] = bytes_of_all_;
+    bytes_of_all_ += pitch_[kind] * depth_;
   }
-  void* mapping =
-      mmap(nullptr, static_cast<std::size_t>(total), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+Expected<Slots> Slots::make(const plan::Schedule& schedule, bool with_messages) {
+  Slots slots(schedule, with_messages);
+  const auto total = static_cast<std::size_t>(slots.bytes_of_all_ + kHugePage);
+  void* mapping = mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) {
     return run_error(fmt::format("cannot get {} bytes of memory for buffers: {}; give a smaller --memory-budget", total,
                                  std::strerror(errno)));
   }
   // Fewer page faults and TLB misses; not having huge pages is no error.
-  madvise(mapping, static_cast<std::size_t>(total), MADV_HUGEPAGE);
-  slots.mapping_ = static_cast<std::byte*>(mapping);
-  slots.mapped_bytes_ = static_cast<std::size_t>(total);
+  madvise(mapping, total, MADV_HUGEPAGE);
   const auto address = static_cast<Index>(reinterpret_cast<std::uintptr_t>(mapping));
-  std::byte* const aligned = slots.mapping_ + (round_up(address, kHugePage) - address);
-  for (std::size_t kind = 0; kind < kKinds; ++kind) slots.first_[kind] = aligned + begin[kind];
+  std::byte* const aligned = static_cast<std::byte*>(mapping) + (round_up(address, kHugePage) - address);
+  slots.memory_ = std::shared_ptr<std::byte>(aligned, [mapping, total](std::byte*) { munmap(mapping, total); });
   return slots;
 }
 
-Slots::Slots(Slots&& other) noexcept
-    : mapping_(std::exchange(other.mapping_, nullptr)),
-      mapped_bytes_(other.mapped_bytes_),
-      depth_(other.depth_),
-      first_(other.first_),
-      bytes_(other.bytes_),
-      pitch_(other.pitch_) {}
-
-Slots::~Slots() {
-  if (mapping_) munmap(mapping_, mapped_bytes_);
+Expected<Slots> Slots::make_on(device::Device& device, const plan::Schedule& schedule) {
+  Slots slots(schedule, true);
+  RESHARD_TRY(slots.memory_, device.allocate(slots.bytes_of_all_));
+  return slots;
 }
 
 std::span<std::byte> Slots::at(plan::Slot kind, Index round) const {
   const auto k = static_cast<std::size_t>(kind);
-  return {first_[k] + static_cast<std::size_t>(round % depth_) * pitch_[k], bytes_[k]};
+  return {memory_.get() + begin_[k] + round % depth_ * pitch_[k], static_cast<std::size_t>(bytes_[k])};
 }
 
 }  // namespace reshard::exec

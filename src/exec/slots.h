@@ -3,35 +3,38 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <span>
 
 #include "reshard/base/expected.h"
+#include "reshard/device/device.h"
 #include "reshard/plan/round.h"
 
 namespace reshard::exec {
 
-/// The memory of one rank's stream: `depth` slots of each kind, in one mapping of huge pages that is made once. Round n
-/// uses slot n modulo depth of each kind. Slots begin at multiples of 4 KiB.
+/// The memory of one rank's stream: `depth` slots of each kind, made once. Round n uses slot n modulo depth of each
+/// kind. Slots begin at multiples of 4 KiB.
 class Slots {
  public:
-  /// Errors (failed): the system has not that much memory. Local.
-  static Expected<Slots> make(const plan::Schedule& schedule);
-  Slots(Slots&& other) noexcept;
-  Slots& operator=(Slots&&) = delete;
-  ~Slots();
+  /// In one mapping of huge pages; slots for messages only if the CPU holds them. Errors (failed): the system has not
+  /// that much memory. Local.
+  static Expected<Slots> make(const plan::Schedule& schedule, bool with_messages);
+  /// In the memory of a device. Errors (failed): it has not that much. Local.
+  static Expected<Slots> make_on(device::Device& device, const plan::Schedule& schedule);
 
   std::span<std::byte> at(plan::Slot kind, Index round) const;
+  /// All of it.
+  std::span<std::byte> memory() const { return {memory_.get(), static_cast<std::size_t>(bytes_of_all_)}; }
 
  private:
-  Slots() = default;
-
   static constexpr std::size_t kKinds = 4;
-  std::byte* mapping_ = nullptr;
-  std::size_t mapped_bytes_ = 0;
+
+  Slots(const plan::Schedule& schedule, bool with_messages);
+
   Index depth_ = 1;
-  std::array<std::byte*, kKinds> first_{};
-  std::array<std::size_t, kKinds> bytes_{};  // of one slot
-  std::array<std::size_t, kKinds> pitch_{};
+  std::array<Index, kKinds> begin_{}, bytes_{}, pitch_{};  // of the first slot; of one slot
+  Index bytes_of_all_ = 0;
+  std::shared_ptr<std::byte> memory_;
 };
 
 }  // namespace reshard::exec

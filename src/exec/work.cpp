@@ -65,6 +65,10 @@ RoundWork::RoundWork(Index number_, plan::Round round_, const Grain& grain)
       at = next;
     }
   }
+  if (grain.on_device) {
+    device.emplace(round, grain.messages_on_device);
+    return;
+  }
   using Kind = Batches::Item::Kind;
   Batcher packing(pack, grain.cut_copies), here(local, grain.cut_copies), there(remote, grain.cut_copies);
   for (std::uint32_t i = 0; i < round.pack.size(); ++i) packing.add_copy(Kind::pack, i, round.pack[i]);
@@ -78,15 +82,48 @@ RoundWork::RoundWork(Index number_, plan::Round round_, const Grain& grain)
 bool RoundWork::frees(plan::Slot slot) const {
   switch (slot) {
     case plan::Slot::source:
-      return read() && pack.finished() && local.finished();
+      return device ? device->done(DeviceSteps::upload) : read() && pack.finished() && local.finished();
     case plan::Slot::outgoing:
       return packed() && sent;
     case plan::Slot::received:
-      return received && remote.finished();
+      return device ? device->done(DeviceSteps::put) : received && remote.finished();
     case plan::Slot::output:
       return written();
   }
   return true;
+}
+
+bool RoundWork::frees_on_device(plan::Slot slot) const {
+  switch (slot) {
+    case plan::Slot::source:
+      return device->done(DeviceSteps::pack) && device->done(DeviceSteps::local);
+    case plan::Slot::outgoing:
+      return device->done(DeviceSteps::fetch) && sent;
+    case plan::Slot::received:
+      return device->done(DeviceSteps::remote);
+    case plan::Slot::output:
+      return device->done(DeviceSteps::download);
+  }
+  return true;
+}
+
+bool RoundWork::allows(DeviceSteps::Step step) const {
+  switch (step) {
+    case DeviceSteps::upload:
+      return read();
+    case DeviceSteps::pack:
+    case DeviceSteps::local:
+      return device->done(DeviceSteps::upload);
+    case DeviceSteps::fetch:
+      return device->done(DeviceSteps::pack);
+    case DeviceSteps::put:
+      return received;
+    case DeviceSteps::remote:
+      return device->done(DeviceSteps::put);
+    case DeviceSteps::download:
+      return device->done(DeviceSteps::local) && device->done(DeviceSteps::remote);
+  }
+  return false;
 }
 
 }  // namespace reshard::exec

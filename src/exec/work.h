@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "device_steps.h"
 #include "reshard/plan/round.h"
 
 namespace reshard::exec {
@@ -39,6 +41,8 @@ struct Grain {
   Index read_bytes = 8 * kMiB;
   bool cut_copies = false;  ///< several threads repack
   bool exchanges = false;
+  bool on_device = false;           ///< a device repacks
+  bool messages_on_device = false;  ///< and messages travel between memories of devices
 };
 
 /// One round under way: what is to do, and how far it is. Counters are guarded by the pipeline's mutex.
@@ -54,17 +58,21 @@ struct RoundWork {
   Batches pack;                        ///< source -> outgoing
   Batches local;                       ///< constants, source -> output
   Batches remote;                      ///< received -> output
+  std::optional<DeviceSteps> device;   ///< instead of the batches
   std::vector<std::uint64_t> digests;  ///< per copy of round.place
   std::size_t writes_taken = 0, writes_done = 0;
   bool sent, received;  ///< by the exchange; at once where nothing is exchanged
 
   bool read() const { return pieces_done == pieces.size(); }
-  bool packed() const { return read() && pack.finished(); }
-  bool placed() const { return local.finished() && remote.finished(); }
+  bool packed() const { return device ? device->done(DeviceSteps::fetch) : read() && pack.finished(); }
+  bool placed() const { return device ? device->done(DeviceSteps::download) : local.finished() && remote.finished(); }
   bool written() const { return placed() && writes_done == round.writes.size(); }
 
-  /// Is the slot of this kind free for a later round?
+  /// Is the slot of this kind, of the host or of the device, free for a later round?
   bool frees(plan::Slot slot) const;
+  bool frees_on_device(plan::Slot slot) const;
+  /// Is all done and free that this step of the device needs of its own round?
+  bool allows(DeviceSteps::Step step) const;
   bool complete() const { return written() && packed() && sent && received; }
 };
 

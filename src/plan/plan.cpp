@@ -269,19 +269,26 @@ Status Plan::State::fit() {
   std::vector<Index> attempts;
   for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) attempts.push_back(bytes);
   attempts.push_back(sizes.smallest_round);
-  Index smallest = 0;
+  Index smallest = 0, smallest_slots = 0;
+  const auto keep_least = [](Index& least, Index needs) { least = least == 0 ? needs : std::min(least, needs); };
   for (const bool by_force : {false, true}) {
     for (const Index bytes : attempts) {
       build(bytes, by_force);
       const Index fixed = plan_bytes() + options.table_bytes;
       for (depth = 4; depth >= 2; --depth) {
-        if (fixed + depth * slot_sum() > options.memory_budget) continue;
+        if (fixed + depth * slot_sum() > options.memory_budget || depth * slot_sum() > options.slot_budget) continue;
         // A smaller round reads more at its edges: forced cuts only where nothing else fits.
         return {};
       }
-      const Index needs = fixed + 2 * slot_sum();
-      smallest = smallest == 0 ? needs : std::min(smallest, needs);
+      keep_least(smallest, fixed + 2 * slot_sum());
+      keep_least(smallest_slots, 2 * slot_sum());
     }
+  }
+  if (smallest_slots > options.slot_budget) {
+    return usage_error(
+        fmt::format("--device-memory-budget {} is too small for this conversion: the smallest that works "
+                    "is {}KiB",
+                    describe_bytes(options.slot_budget), ceil_div(smallest_slots, kKiB)));
   }
   return usage_error(fmt::format("--memory-budget {} is too small for this conversion: the smallest that works is {}",
                                  describe_bytes(options.memory_budget),

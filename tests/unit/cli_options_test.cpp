@@ -249,8 +249,8 @@ TEST(ProgressLine, TellsWhatIsDoneAndWhoIsWaitedFor) {
   app::Moment before, now;
   now.target_bytes = 400 * kMiB;
   now.all_ranks.bytes_written = 100 * kMiB;
-  now.all_ranks.read_busy_s = 0.5;
-  now.all_ranks.write_busy_s = 1.5;
+  now.all_ranks.busy_s[static_cast<std::size_t>(exec::Stage::read)] = 0.5;
+  now.all_ranks.busy_s[static_cast<std::size_t>(exec::Stage::write)] = 1.5;
   now.elapsed_s = 2;
   const std::string line = progress_line("convert", before, now);
   EXPECT_SAYS(line, "convert   25 %  100.0 MiB of 400.0 MiB");

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "reshard/app/engines.h"
 #include "reshard/comm/comm.h"
 #include "reshard/exec/executor.h"
 #include "reshard/model/library.h"
@@ -23,6 +24,7 @@ struct Moment {
 /// about ten times a second; they may be empty.
 struct Context {
   comm::Comm& comm;
+  Engines& engines;
   const model::Library& library;
   std::string version;  ///< of the program, for records
   std::string command;  ///< the command line, for reports

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "reshard/app/engines.h"
 #include "reshard/base/index.h"
 #include "reshard/layout/layout.h"
 #include "reshard/plan/plan.h"
@@ -37,6 +38,9 @@ struct Options {
   // How it is done; none of these changes a byte.
   Index memory_budget = kGiB;
   plan::Route route = plan::Route::automatic;
+  DeviceWish device = DeviceWish::automatic;
+  ExchangeWish exchange = ExchangeWish::automatic;
+  Index device_memory_budget = 0;  ///< 0: what the memory budget leaves for slots
   bool overwrite = false;
   bool resume = false;
   int parts = 1, part = 0;  ///< --part I/N: 0 <= part < parts

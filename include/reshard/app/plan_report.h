@@ -88,8 +88,8 @@ std::string hash_text(std::uint64_t hash);
 std::vector<LossyCast> lossy_casts(const plan::Plan& plan, const layout::Layout& src, const layout::Layout& dst);
 
 /// Plans a conversion for `options.ranks` ranks, and says what it will do. Touches nothing. Errors: as
-/// open_checkpoint, describe_target, Plan::make, find_machine; with `options.dry_run` also as Claim::check. Collective; the report is
-/// on rank 0.
+/// open_checkpoint, describe_target, Plan::make, find_machine; with `options.dry_run` also as Claim::check. Collective;
+/// the report is on rank 0.
 Expected<PlanReport> plan(Context& context, const Options& options);
 
 nlohmann::ordered_json to_json(const PlanReport& report);

@@ -27,6 +27,7 @@ struct RankReport {
 struct StreamReport {
   plan::Route route = plan::Route::automatic;
   std::string route_reason;
+  Engines::Use device, exchange;
   Index source_bytes = 0, target_bytes = 0;
   double seconds = 0;
   std::vector<RankReport> ranks;
@@ -41,6 +42,9 @@ nlohmann::ordered_json to_json(const StreamReport& report);
 
 /// What `Options` says about the source.
 format::SourceOptions source_options(const Options& options);
+
+/// What `Options` says about plans of a stream of so many ranks.
+plan::Options plan_options(const Options& options, int ranks);
 
 /// The source of a command, opened; its notes are told. Collective.
 Expected<format::Checkpoint> open_source(Context& context, const std::string& path,

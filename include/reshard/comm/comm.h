@@ -72,7 +72,9 @@ std::unique_ptr<Comm> make_self_comm();
 /// MPI_COMM_WORLD, initialised here (FUNNELED) and finalised by the destructor. An error of MPI ends the job with
 /// status 4. Errors (usage): the launcher started several tasks but MPI sees one rank. Collective.
 Expected<std::unique_ptr<Comm>> make_mpi_comm();
+/// How virtual ranks move the bytes of a message; empty: as bytes of the host.
+using CopyMessage = std::function<Status(std::byte* to, const std::byte* from, std::size_t bytes)>;
 /// Runs `body` on `size` virtual ranks, a thread each; returns when all have returned.
-void run_virtual_ranks(int size, const std::function<void(Comm&)>& body);
+void run_virtual_ranks(int size, const std::function<void(Comm&)>& body, const CopyMessage& copy = {});
 
 }  // namespace reshard::comm

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "reshard/base/expected.h"
 #include "reshard/comm/comm.h"
+#include "reshard/device/device.h"
+#include "reshard/device/groups.h"
 #include "reshard/io/file.h"
 #include "reshard/plan/round.h"
 
@@ -33,15 +38,30 @@ class Sink {
   virtual Status finish() = 0;
 };
 
+/// What a stream does at the same time; upload (into a device's memory) and download only where a device repacks.
+enum class Stage : std::uint8_t { read, upload, repack, exchange, download, write };
+inline constexpr std::size_t kStages = 6;
+std::string_view to_string(Stage stage);
+
 /// What happens at this moment, for progress lines. Bytes of this rank.
 struct Progress {
   Index bytes_read = 0, bytes_written = 0, rounds = 0;
-  /// Seconds that each stage's threads were busy, over the number of its threads; for the exchange: that a packed
-  /// message was on its way.
-  double read_busy_s = 0, repack_busy_s = 0, exchange_busy_s = 0, write_busy_s = 0;
+  /// Seconds, by Stage, that the stage's threads were busy, over the number of its threads; for the exchange: that a
+  /// packed message was on its way; on a device: that any such work was under way.
+  std::array<double, kStages> busy_s{};
+  double busy(Stage stage) const { return busy_s[static_cast<std::size_t>(stage)]; }
+};
+
+/// What repacks, and what carries messages; the same kind on all ranks. What is given must outlive the stream.
+struct Engine {
+  device::Device* device = nullptr;  ///< none: threads of the CPU
+  device::Groups* groups = nullptr;  ///< between memories of devices; none: Comm
+  bool messages_on_device = false;   ///< Comm's transfers take memory of the device (virtual ranks)
+  bool carries_on_device() const { return groups != nullptr || messages_on_device; }
 };
 
 struct Options {
+  Engine engine = {};
   int io_threads = 4;  ///< per direction
   int repack_threads = 1;
   Index io_block_bytes = 8 * kMiB;  ///< longest read of one call

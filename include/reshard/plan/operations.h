@@ -24,8 +24,8 @@ struct Transfer {
   const layout::Layout* dst = nullptr;
   std::vector<Place> dst_places;  ///< per array of dst
   std::int64_t line_base = 0;     ///< added to the line numbers
-  /// Every piece of the source to itself, replicas too, each with a digest line of its own (see piece_lines): src and dst
-  /// are one layout. For comparing replicas, which other transfers read only one of.
+  /// Every piece of the source to itself, replicas too, each with a digest line of its own (see piece_lines): src and
+  /// dst are one layout. For comparing replicas, which other transfers read only one of.
   bool per_piece = false;
 };
 

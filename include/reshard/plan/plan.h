@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -48,8 +49,9 @@ struct Sizes {
 
 struct Options {
   int ranks = 1;
-  Index memory_budget = kGiB;  ///< bytes per rank, for tables, plan and slots
-  Index table_bytes = 0;       ///< what directories and layouts hold already
+  Index memory_budget = kGiB;                             ///< bytes per rank, for tables, plan and slots
+  Index table_bytes = 0;                                  ///< what directories and layouts hold already
+  Index slot_budget = std::numeric_limits<Index>::max();  ///< bytes per rank for slots alone: of a device's memory
   Route route = Route::automatic;
   /// Of so many parts of the work, each planned without the others, this one. A part is whole groups of spans; which
   /// ones depends on the two layouts and the number of parts alone.

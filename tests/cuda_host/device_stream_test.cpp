@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Streams that repack on a device and exchange between devices, with an emulated device and a recorded NCCL.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+
+#include "reshard/exec/executor.h"
+#include "tests/support/fake_nccl.h"
+#include "tests/support/host_device.h"
+#include "tests/support/says.h"
+#include "tests/support/streams.h"
+
+namespace reshard {
+namespace {
+
+using test::Bytes;
+using test::Job;
+
+std::uint64_t seed() {
+  const char* fixed = std::getenv("RESHARD_SEED");
+  return fixed ? std::strtoull(fixed, nullptr, 10) : std::random_device()();
+}
+
+enum class Carrier { host, loopback, nccl };
+constexpr double kPatience_s = 20;
+
+struct Ran {
+  std::vector<Bytes> targets;
+  std::vector<Expected<exec::Outcome>> outcomes;
+};
+
+/// What a test does to a rank before the stream, and after it.
+struct Hooks {
+  std::function<void(int rank, test::HostDevice&)> device;
+  std::function<Status(int rank, std::uint32_t file)> before_read;
+  double nccl_timeout_s = kPatience_s;
+};
+
+Ran run(const Job& job, Carrier carrier, test::NcclWorld& world, std::uint64_t random, const Hooks& hooks = {}) {
+  Ran ran;
+  for (const Index size : job.target_sizes) ran.targets.emplace_back(static_cast<std::size_t>(size), std::byte{0xEE});
+  ran.outcomes.assign(job.ranks.size(), Error{});
+  comm::run_virtual_ranks(static_cast<int>(job.ranks.size()), [&](comm::Comm& comm) {
+    const int rank = comm.rank();
+    test::HostDevice device(random + static_cast<std::uint64_t>(rank));
+    if (hooks.device) hooks.device(rank, device);
+    test::FakeNccl nccl(world, rank);
+    test::MemorySources sources(job.sources);
+    if (hooks.before_read) sources.before = [&](std::uint32_t file) { return hooks.before_read(rank, file); };
+    test::MemorySink sink(ran.targets);
+    exec::Options options;
+    options.io_threads = 1 + static_cast<int>(random % 4);
+    options.io_block_bytes = random % 2 ? 4096 : 8 * kMiB;
+    options.engine.device = &device;
+    options.engine.messages_on_device = carrier == Carrier::loopback;
+    const auto r = static_cast<std::size_t>(rank);
+    {
+      std::unique_ptr<device::Groups> groups;
+      if (carrier == Carrier::nccl) {
+        auto made = device::make_nccl_groups(nccl, device, comm, hooks.nccl_timeout_s);
+        if (!made) {
+          ran.outcomes[r] = made.error();
+          EXPECT_TRUE(nccl.is_gone());
+          return;
+        }
+        groups = *std::move(made);
+        options.engine.groups = groups.get();
+      }
+      ran.outcomes[r] = exec::execute(job.ranks[r], sources, sink, comm, options);
+    }
+    EXPECT_EQ(device.misuses, 0) << "rank " << rank;
+    EXPECT_EQ(device.pending, 0) << "rank " << rank;
+    EXPECT_EQ(nccl.is_gone(), carrier == Carrier::nccl) << "rank " << rank;
+  });
+  return ran;
+}
+
+void expect_all_fail(const Ran& ran, const std::string& message) {
+  for (const Expected<exec::Outcome>& outcome : ran.outcomes) {
+    ASSERT_FALSE(outcome);
+    EXPECT_SAYS(outcome.error().message, message);
+    EXPECT_EQ(outcome.error().message, ran.outcomes[0].error().message);
+  }
+}
+
+Job exchanging_job(std::mt19937_64& random, int ranks, Index rounds = 30) {
+  test::JobShape shape;
+  shape.ranks = ranks;
+  shape.exchange = true;
+  shape.rounds = rounds;
+  return test::random_job(random, shape);
+}
+
+TEST(DeviceStream, RandomJobsEqualTheNaiveExecution) {
+  const std::uint64_t start = seed();
+  SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
+  std::mt19937_64 random(start);
+  for (int trial = 0; trial < 90; ++trial) {
+    test::JobShape shape;
+    shape.ranks = 1 + trial % 5;
+    shape.exchange = trial % 4 != 0;
+    shape.depth = 1 + static_cast<int>(random() % 4);
+    shape.rounds = static_cast<Index>(random() % 40);
+    const auto carrier = static_cast<Carrier>(trial % 3);
+    SCOPED_TRACE("trial " + std::to_string(trial));
+    const Job job = test::random_job(random, shape);
+    const test::JobResult expected = test::naive_execute(job);
+    test::NcclWorld world(shape.ranks);
+    const Ran got = run(job, carrier, world, random());
+    std::vector<std::uint64_t> digests(expected.digests.size(), 0);
+    for (std::size_t rank = 0; rank < got.outcomes.size(); ++rank) {
+      ASSERT_TRUE(got.outcomes[rank]) << got.outcomes[rank].error().message;
+      EXPECT_EQ(got.outcomes[rank]->totals, job.ranks[rank].totals()) << "rank " << rank;
+      for (std::size_t i = 0; i < digests.size(); ++i) digests[i] += got.outcomes[rank]->digests[i];
+    }
+    EXPECT_EQ(digests, expected.digests);
+    ASSERT_TRUE(got.targets == expected.targets);
+    EXPECT_EQ(world.violations(), std::vector<std::string>());
+  }
+}
+
+// Each send has its receive of as many bytes in the group of the same number, and no rank waits for one that never
+// comes.
+TEST(DeviceStream, GroupsOfRandomJobsMatch) {
+  const std::uint64_t start = seed();
+  SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
+  std::mt19937_64 random(start);
+  for (int trial = 0; trial < 200; ++trial) {
+    SCOPED_TRACE("trial " + std::to_string(trial));
+    const int ranks = 2 + trial % 7;
+    const Job job = exchanging_job(random, ranks, static_cast<Index>(random() % 12));
+    test::NcclWorld world(ranks);
+    world.polls = static_cast<int>(random() % 5);
+    const Ran got = run(job, Carrier::nccl, world, random());
+    for (int rank = 0; rank < ranks; ++rank) {
+      ASSERT_TRUE(got.outcomes[static_cast<std::size_t>(rank)]);
+      EXPECT_EQ(world.num_groups(rank), job.ranks[static_cast<std::size_t>(rank)].rounds.size());
+    }
+    EXPECT_EQ(world.violations(), std::vector<std::string>());
+  }
+}
+
+TEST(DeviceStream, AJobWhoseMessagesDoNotFitIsFoundOut) {
+  std::mt19937_64 random(5);
+  Job job = exchanging_job(random, 2);
+  const auto has_message = [&](const plan::Round& round) { return !round.sends.empty(); };
+  auto& rounds = job.ranks[0].rounds;
+  const auto round = std::find_if(rounds.begin(), rounds.end(), has_message);
+  ASSERT_NE(round, rounds.end());
+  const auto number = static_cast<std::size_t>(round - rounds.begin());
+  test::NcclWorld world(2);
+  test::NcclWorld::Group sends, receives;
+  std::byte byte{};
+  for (std::size_t i = 0; i < number; ++i) {
+    world.start(0, {});
+    world.start(1, {});
+  }
+  sends.sends.push_back({&byte, 1, 1});
+  world.start(0, sends);
+  world.start(1, receives);
+  EXPECT_EQ(world.violations().size(), 1u);
+  EXPECT_FALSE(world.finished(0, number));
+}
+
+TEST(DeviceStream, AFailingReadEndsAllRanksWhileGroupsAreUnderWay) {
+  const std::uint64_t start = seed();
+  SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
+  std::mt19937_64 random(start);
+  for (int trial = 0; trial < 45; ++trial) {
+    SCOPED_TRACE("trial " + std::to_string(trial));
+    const int ranks = 2 + trial % 3;
+    const auto carrier = static_cast<Carrier>(trial % 3);
+    const Job job = exchanging_job(random, ranks, 60);
+    test::NcclWorld world(ranks);
+    const int failing = static_cast<int>(random() % static_cast<std::uint64_t>(ranks));
+    std::atomic<int> left = static_cast<int>(random() % 20);
+    Hooks hooks;
+    hooks.before_read = [&](int rank, std::uint32_t) {
+      return rank == failing && --left < 0 ? Status(input_error("file gone")) : Status();
+    };
+    const Ran got = run(job, carrier, world, random(), hooks);
+    if (left >= 0) continue;
+    expect_all_fail(got, "rank " + std::to_string(failing) + ": file gone");
+  }
+}
+
+TEST(DeviceStream, AnErrorOfNcclEndsAllRanksWithOneMessage) {
+  std::mt19937_64 random(7);
+  for (const std::size_t group : {0u, 1u, 9u}) {
+    const Job job = exchanging_job(random, 3);
+    test::NcclWorld world(3);
+    world.failing_rank = 1;
+    world.failing_group = group;
+    expect_all_fail(run(job, Carrier::nccl, world, random()),
+                    "rank 1: cannot exchange by NCCL: remote process exited or there was a network error; "
+                    "NCCL_DEBUG=INFO tells more");
+  }
+}
+
+TEST(DeviceStream, ACommunicatorThatDoesNotComeToBeEndsAllRanks) {
+  std::mt19937_64 random(9);
+  const Job job = exchanging_job(random, 3);
+  test::NcclWorld world(3);
+  world.silent_rank = 2;
+  Hooks hooks;
+  hooks.nccl_timeout_s = 0.1;
+  expect_all_fail(run(job, Carrier::nccl, world, random(), hooks), "rank 2: NCCL did not start within 0 s");
+}
+
+TEST(DeviceStream, RanksWithOtherVersionsOfNcclAreRefused) {
+  test::NcclWorld world(3);
+  world.versions[2] = 22304;
+  comm::run_virtual_ranks(3, [&](comm::Comm& comm) {
+    test::HostDevice device;
+    test::FakeNccl nccl(world, comm.rank());
+    const auto groups = device::make_nccl_groups(nccl, device, comm, kPatience_s);
+    ASSERT_FALSE(groups);
+    EXPECT_EQ(groups.error().message,
+              "rank 2 has NCCL 2.23.4, rank 0 has 2.28.9: all must have the same (LD_LIBRARY_PATH?)");
+    EXPECT_EQ(groups.error().code, Code::failed);
+  });
+}
+
+TEST(DeviceStream, TooLittleMemoryOnOneDeviceEndsAllRanks) {
+  std::mt19937_64 random(11);
+  const Job job = exchanging_job(random, 3);
+  test::NcclWorld world(3);
+  Hooks hooks;
+  hooks.device = [](int rank, test::HostDevice& device) { device.memory_left = rank == 1 ? 1000 : 1 << 30; };
+  expect_all_fail(run(job, Carrier::loopback, world, random(), hooks),
+                  "rank 1: emulated device: out of memory; give a smaller --device-memory-budget");
+}
+
+TEST(DeviceStream, AFailingKernelEndsAllRanks) {
+  std::mt19937_64 random(13);
+  for (const auto carrier : {Carrier::host, Carrier::nccl}) {
+    const Job job = exchanging_job(random, 3);
+    test::NcclWorld world(3);
+    Hooks hooks;
+    hooks.device = [](int rank, test::HostDevice& device) { device.repacks_left = rank == 2 ? 5 : 1 << 30; };
+    expect_all_fail(run(job, carrier, world, random(), hooks), "rank 2: emulated device: a kernel failed");
+  }
+}
+
+TEST(DeviceStream, TellsWhatTheDeviceWasBusyWith) {
+  std::mt19937_64 random(15);
+  const Job job = exchanging_job(random, 2, 60);
+  test::NcclWorld world(2);
+  const Ran got = run(job, Carrier::nccl, world, random());
+  ASSERT_TRUE(got.outcomes[0]);
+  for (const exec::Stage stage : {exec::Stage::upload, exec::Stage::repack, exec::Stage::download}) {
+    EXPECT_GT(got.outcomes[0]->busy.busy(stage), 0) << exec::to_string(stage);
+  }
+}
+
+}  // namespace
+}  // namespace reshard

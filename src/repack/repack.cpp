@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "reshard/repack/digest.h"
+#include "loops.h"
 #include "transpose.h"
 
 namespace reshard::repack {
@@ -19,14 +19,6 @@ constexpr Index kTileColumnBytes = 128;
 constexpr Index kTileRows = 256;
 // Shorter loops are not worth being the innermost one if there is a longer one.
 constexpr Index kShortLoop = 16;
-
-// A loop in bytes on both sides and in index products of the digest.
-struct Step {
-  Index size;
-  Index src;
-  Index dst;
-  std::uint64_t x;
-};
 
 template <class T>
 void move_elements(const std::byte* src, Index src_stride, std::byte* dst, Index dst_stride, Index n) {
@@ -65,114 +57,51 @@ void walk(const Step* loops, int rank, const std::byte* src, std::byte* dst, std
   }
 }
 
-/// One copy, its loops brought into the form that suits the memory.
+/// One copy on its way.
 class Mover {
  public:
-  explicit Mover(const plan::Copy& copy) {
-    const bool counts = copy.line != kNoLine;
+  explicit Mover(const plan::Copy& copy) : loops_(copy) {
     if (copy.src_dtype != copy.dst_dtype) convert_ = best_kernels().convert(copy.src_dtype, copy.dst_dtype);
     assert(copy.src_dtype == copy.dst_dtype || convert_);
-    if (counts) digest_ = best_kernels().digest(copy.dst_dtype);
-
-    layout::StridedCopy strided = copy.strided;
-    if (is_sub_byte(copy.src_dtype)) scale_to_bytes(strided, bits_of(copy.src_dtype));
-    src_bytes_ = is_sub_byte(copy.src_dtype) ? 1 : bytes_of(copy.src_dtype);
-    dst_bytes_ = is_sub_byte(copy.dst_dtype) ? 1 : bytes_of(copy.dst_dtype);
-    if (!counts) {
-      for (int k = 0; k < strided.rank; ++k) strided.loops[k].canonical = 0;
-    }
-    layout::order_by_dst(strided);
-    layout::coalesce(strided);
-
-    src_ = copy.src_byte;
-    dst_ = copy.dst_byte;
-    x_ = (static_cast<std::uint64_t>(strided.canonical) + 1) * kDigestStep;
-    rank_ = strided.rank;
-    for (int k = 0; k < rank_; ++k) {
-      const layout::Loop& loop = strided.loops[k];
-      loops_[k] = {loop.size, loop.src * src_bytes_, loop.dst * dst_bytes_,
-                   static_cast<std::uint64_t>(loop.canonical) * kDigestStep};
-    }
+    if (copy.line != plan::kNoLine) digest_ = best_kernels().digest(copy.dst_dtype);
+    if (is_plain()) loops_.widen_element();
+    src_bytes_ = loops_.src_bytes;
+    dst_bytes_ = loops_.dst_bytes;
   }
 
   std::uint64_t run(const std::byte* src, std::byte* dst) {
-    src += src_;
-    dst += dst_;
-    const int dense = find_dense();
-    if (dense >= 0 && is_plain() && widen_element(loops_[dense].size)) take(dense);
-    if (rank_ == 0) {
-      move_line({1, src_bytes_, dst_bytes_, 0}, src, dst, x_);
+    src += loops_.src;
+    dst += loops_.dst;
+    if (loops_.rank == 0) {
+      move_line({1, src_bytes_, dst_bytes_, 0}, src, dst, loops_.x);
       return sum_;
     }
-    int by_src = 0, by_dst = rank_ - 1;
-    for (int k = 1; k < rank_; ++k) {
-      if (loops_[k].src < loops_[by_src].src) by_src = k;
-    }
-    const bool long_enough = std::min(loops_[by_src].size, loops_[by_dst].size) >= kShortLoop;
+    const int by_src = loops_.near_src(), by_dst = loops_.near_dst();
+    const bool long_enough = std::min(loops_.steps[by_src].size, loops_.steps[by_dst].size) >= kShortLoop;
     if (by_src != by_dst && long_enough) {
-      const Step column = loops_[by_src], row = loops_[by_dst];
-      take(by_dst);  // the last one, so by_src stays where it is
-      take(by_src);
-      walk(loops_, rank_, src, dst, x_,
+      const Step row = loops_.take(by_dst);  // the last one, so by_src stays where it is
+      const Step column = loops_.take(by_src);
+      walk(loops_.steps, loops_.rank, src, dst, loops_.x,
            [&](const std::byte* from, std::byte* to, std::uint64_t x) { move_tiles(column, row, from, to, x); });
     } else {
-      const Step line = take(choose_line(by_src, by_dst));
-      walk(loops_, rank_, src, dst, x_,
+      const Step line = loops_.take(choose_line(by_src, by_dst));
+      walk(loops_.steps, loops_.rank, src, dst, loops_.x,
            [&](const std::byte* from, std::byte* to, std::uint64_t x) { move_line(line, from, to, x); });
     }
     return sum_;
   }
 
  private:
-  static constexpr std::int64_t kNoLine = plan::kNoLine;
-
-  // Elements of `bits` bits into bytes: the loop of stride 1 gets shorter, all other strides shrink.
-  static void scale_to_bytes(layout::StridedCopy& copy, Index bits) {
-    for (int k = 0; k < copy.rank; ++k) {
-      layout::Loop& loop = copy.loops[k];
-      if (loop.size == 1) continue;
-      if (loop.src == 1 && loop.dst == 1) {
-        assert(loop.size * bits % 8 == 0);
-        loop.size = loop.size * bits / 8;
-        continue;
-      }
-      assert(loop.src * bits % 8 == 0 && loop.dst * bits % 8 == 0);
-      loop = {loop.size, loop.src * bits / 8, loop.dst * bits / 8, loop.canonical * bits / 8};
-    }
-    copy.canonical = copy.canonical * bits / 8;
-  }
-
   bool is_plain() const { return !convert_ && !digest_; }
-
-  int find_dense() const {
-    for (int k = 0; k < rank_; ++k) {
-      if (loops_[k].src == src_bytes_ && loops_[k].dst == dst_bytes_) return k;
-    }
-    return -1;
-  }
-
-  // Bits that are only copied may be taken in larger elements.
-  bool widen_element(Index factor) {
-    const Index bytes = src_bytes_ * factor;
-    if (bytes != 2 && bytes != 4 && bytes != 8 && bytes != 16) return false;
-    src_bytes_ = dst_bytes_ = bytes;
-    return true;
-  }
-
-  Step take(int k) {
-    const Step step = loops_[k];
-    std::copy(loops_ + k + 1, loops_ + rank_, loops_ + k);
-    --rank_;
-    return step;
-  }
 
   // Prefers the loop with the smallest strides, unless it is short.
   int choose_line(int by_src, int by_dst) const {
-    const int nearest = loops_[by_src].size > loops_[by_dst].size ? by_src : by_dst;
-    if (loops_[nearest].size >= kShortLoop) return nearest;
+    const Step* const steps = loops_.steps;
+    const int nearest = steps[by_src].size > steps[by_dst].size ? by_src : by_dst;
+    if (steps[nearest].size >= kShortLoop) return nearest;
     const auto longest =
-        std::max_element(loops_, loops_ + rank_, [](const Step& a, const Step& b) { return a.size < b.size; });
-    return loops_[nearest].size == longest->size ? nearest : static_cast<int>(longest - loops_);
+        std::max_element(steps, steps + loops_.rank, [](const Step& a, const Step& b) { return a.size < b.size; });
+    return steps[nearest].size == longest->size ? nearest : static_cast<int>(longest - steps);
   }
 
   // One loop of elements, in blocks: gather, cast, count, scatter, whichever apply.
@@ -273,11 +202,8 @@ class Mover {
 
   Kernels::Convert convert_ = nullptr;
   Kernels::Digest digest_ = nullptr;
-  Index src_bytes_ = 1, dst_bytes_ = 1;
-  Index src_ = 0, dst_ = 0;  // of the first element, bytes
-  std::uint64_t x_ = 0;
-  int rank_ = 0;
-  Step loops_[layout::kMaxRank];  // by falling destination stride
+  Loops loops_;
+  Index src_bytes_, dst_bytes_;
   std::uint64_t sum_ = 0;
   alignas(64) std::byte gathered_[kBlockBytes];
   alignas(64) std::byte converted_[kBlockBytes];

@@ -24,39 +24,60 @@ struct Divider {
 struct Level {
   Index src, dst;
   std::uint64_t x;
-  Divider size;
+  Index size;
+  Divider parts;  ///< what a task number counts; of levels that a task takes whole, the size
 };
 
-/// How an op forms its items. Every item is independent of all others.
-enum class Shape : std::uint8_t {
-  vectors,  ///< a few neighbouring elements on both sides
-  blocks,   ///< neighbours along one loop in the source and along another in the destination: transposed in registers
-  zeros,    ///< vectors of zero bytes
+/// What happens to an element on its way.
+enum class Rule : std::uint8_t {
+  zeros,  ///< no source
+  bits,   ///< nothing
+  // Counted in a digest as what they are; u8, u16, u32, u64: as their bits.
+  u8,
+  u16,
+  u32,
+  u64,
+  f8_e5m2,
+  f8_e4m3,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  f16,
+  bf16,
+  // Cast, and counted if the op says so.
+  f16_to_bf16,
+  f16_to_f32,
+  bf16_to_f16,
+  bf16_to_f32,
+  f32_to_f16,
+  f32_to_bf16,
 };
 
-/// One strided copy, cast or zero fill as a device runs it: loops over items, the first level fastest. A task takes the
-/// levels below `cut` whole, `segment` steps of level `cut`, and one step of each level above.
+/// One strided copy, cast or zero fill as a device runs it: loops over items, the first level fastest. An item is
+/// either a few elements that are neighbours on both sides (a vector), or neighbours along one loop in the source and
+/// along another in the destination (a block), which is transposed in registers. Items are independent of each other.
 struct alignas(16) Op {
-  Index src, dst;           ///< bytes in the slots of the first item
-  std::uint64_t x;          ///< index product of the first element
-  std::uint64_t dx;         ///< from one element to the next along the source
-  Index src_pitch;          ///< blocks: bytes from one of its source vectors to the next
-  Index dst_pitch;          ///< blocks: bytes from one of its destination vectors to the next
-  std::uint64_t dx_pitch;   ///< blocks: from one element to the next along the destination
-  std::uint32_t digest;     ///< index of the digest that the elements count in
-  std::uint32_t num_parts;  ///< tasks
-  std::uint32_t segment;    ///< steps of level `cut` in a task
-  Divider segments;         ///< number of segments of level `cut`
+  Index src, dst;  ///< bytes in the slots of the first item
+  // In a block, from one of its source vectors to the next, and from one of its destination vectors to the next: bytes.
+  Index src_pitch, dst_pitch;
+  std::uint64_t x;               ///< index product of the first element
+  std::uint64_t dx_src, dx_dst;  ///< index products from one element to the next, along the source and destination
+  std::uint32_t digest;          ///< index of the digest that the elements count in
+  std::uint32_t num_parts;       ///< tasks
+  std::uint32_t segment;         ///< vectors: steps of level `cut` in a task
   plan::Slot src_slot, dst_slot;
-  Shape shape;
-  std::uint8_t rule;   ///< what happens to an element; the numbers are op_kernel.h's
-  std::uint8_t width;  ///< variant of the rule: elements (plain copies: bytes) of one access
+  Rule rule;
+  bool counts;
+  bool blocks;
+  std::uint8_t width;  ///< elements of a vector (bits and zeros: bytes); of blocks, bits: bytes of an element
+  bool wide;           ///< blocks: of several elements each way, not of one
   std::uint8_t num_levels;
-  std::uint8_t cut;
-  /// blocks: an item's number in its task, from the low bits: a, b of its place in the warp, then of the warp's, then
-  /// level 2.
-  std::uint8_t lane_a_bits, lane_b_bits, tile_a_bits, tile_b_bits;
-  Level levels[layout::kMaxRank + 2];
+  std::uint8_t cut;  ///< vectors: a task takes the levels below whole, and of those above one step
+  // Blocks: levels 0 (along the source), 1 (along the destination) and 2; an item's number in its task is, from the low
+  // bits, its place along 0 and 1 in the warp, the rest of its place along 0 and 1, its place along 2.
+  std::uint8_t lane_bits[2];
+  std::uint8_t tile_bits[3];
+  Level levels[layout::kMaxRank + 1];
 };
 static_assert(std::is_trivially_copyable_v<Op> && sizeof(Op) % 16 == 0);
 

@@ -124,7 +124,8 @@ PlanReport report_of(const Conversion& conversion, const Options& options, const
   std::optional<plan::Predictor> predictor;
   if (machine) {
     // GPUs are used where the machine has them.
-    const plan::Device device = machine->gpus_per_node > 0 ? plan::Device::cuda : plan::Device::cpu;
+    const bool on_gpus = machine->gpus_per_node > 0 && options.device != DeviceWish::cpu;
+    const plan::Device device = on_gpus ? plan::Device::cuda : plan::Device::cpu;
     report.predicted = {options.machine, device, {}};
     predictor.emplace(*machine, plan::Job{.ranks = plan.ranks(),
                                           .ranks_per_node = report.ranks_per_node,
@@ -208,6 +209,9 @@ Expected<PlanReport> plan(Context& context, const Options& options) {
       std::optional<plan::Machine> machine;
       if (!options.machine.empty()) {
         RESHARD_TRY(machine, find_machine(options.machine));
+        if (options.device == DeviceWish::cuda && machine->gpus_per_node == 0) {
+          return usage_error(fmt::format("--device cuda: the machine {} has no GPUs", options.machine));
+        }
       }
       const auto begin = std::chrono::steady_clock::now();
       const int ranks = options.ranks > 0 ? options.ranks : context.comm.size();

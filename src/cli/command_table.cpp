@@ -310,7 +310,7 @@ const std::vector<OptionInfo>& options() {
        text(&Options::machine)},
       {"memory-budget", "SIZE", kBudget, false, "run", "memory per rank for tables, plan and buffers (1GiB)",
        size("memory-budget", &Options::memory_budget)},
-      {"device", "DEVICE", kStreams, false, "run", "what repacks: auto (cuda, if every rank has one), cpu or cuda",
+      {"device", "DEVICE", kBudget, false, "run", "what repacks: auto (cuda, if every rank has one), cpu or cuda",
        apply_device},
       {"device-memory-budget", "SIZE", kBudget, false, "run",
        "memory per rank for buffers on its device (what --memory-budget leaves for them)",

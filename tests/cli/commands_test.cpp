@@ -130,6 +130,10 @@ TEST_F(Program, PlanPredictsTimes) {
   EXPECT_NEAR(wide["overlapped_seconds"].get<double>(), 16.06 / 52, 0.01);
   EXPECT_EQ(document(arguments + " --ranks 2 --machine cpu-node")["prediction"]["stages"].size(), 4u);
 
+  const nlohmann::json on_cpus = document(arguments + " --ranks 8 --machine h100-node --device cpu")["prediction"];
+  EXPECT_EQ(on_cpus["device"], "cpu");
+  EXPECT_EQ(reshard(arguments + " --machine cpu-node --device cuda").status, 2);
+
   const std::string text = succeed(arguments + " --ranks 8 --machine h100-node").out;
   for (const char* part : {"predicted on h100-node", "exchange (NCCL)", "binds", "would bind", "times this store"}) {
     EXPECT_SAYS(text, part);

@@ -81,16 +81,19 @@ class NcclGroups : public Groups {
    public:
     explicit Group(NcclGroups& groups) : groups_(groups) {}
     Expected<bool> test() override {
-      if (groups_.aborted_) return run_error("NCCL was stopped");
-      const Result state = groups_.nccl_.async_error(groups_.communicator_);
-      if (state == Result::in_progress) return false;
-      groups_.launching_ = false;
-      if (state != Result::success) return groups_.failure("exchange by NCCL", state);
-      // Only now is all of the group in the queue.
+      if (!groups_.aborted_) {
+        const Result state = groups_.nccl_.async_error(groups_.communicator_);
+        if (state == Result::in_progress) return false;
+        groups_.launching_ = false;
+        if (state != Result::success) return groups_.failure("exchange by NCCL", state);
+      }
+      // Only now is all of the group in the queue; of one that was aborted, what the device still works on.
       if (!done_) {
         RESHARD_TRY(done_, groups_.device_.mark_exchange());
       }
-      return done_->test();
+      RESHARD_TRY(const bool done, done_->test());
+      if (done && groups_.aborted_) return run_error("NCCL was stopped");
+      return done;
     }
 
    private:

@@ -31,7 +31,7 @@ void NcclWorld::match(std::size_t number) {
   for (std::size_t from = 0; from < ranks_.size(); ++from) {
     if (ranks_[from].groups.size() <= number) continue;
     for (std::size_t to = 0; to < ranks_.size(); ++to) {
-      if (ranks_[to].groups.size() <= number || from == to) continue;
+      if (ranks_[to].groups.size() <= number) continue;
       std::vector<Part*> sends, receives;
       for (Part& part : ranks_[from].groups[number].sends) {
         if (part.peer == static_cast<int>(to)) sends.push_back(&part);

@@ -239,7 +239,7 @@ struct Keep {
       std::uint32_t any = 0;
       RESHARD_UNROLL
       for (unsigned i = 0; i < quiet.kCount; ++i) any |= quiet.word[i];
-      if (any & 0x40004000u) {
+      if (any & 0x40004000u) [[unlikely]] {
         RESHARD_UNROLL
         for (unsigned i = 0; i < quiet.kCount; ++i) quiet.word[i] = quiet_bf16_pair(quiet.word[i]);
       }
@@ -303,6 +303,8 @@ RESHARD_KERNEL_CALL std::uint64_t run_vectors(Memory memory, const Op& op, std::
   constexpr unsigned kSrcBytes = kCount * Element::kSrc, kDstBytes = kCount * Element::kDst;
   constexpr unsigned kAtOnce = kSrcBytes > 16 ? 2 : 4;
   const VectorPart part = locate_vector_part(op, number);
+  const bool counts = op.counts;  // as locals: a store might change the op, for all that the compiler knows
+  const std::uint64_t dx = op.dx_src;
   std::uint64_t sum = 0;
   for (std::uint32_t item = thread; item < part.items; item += kAtOnce * kThreads) {
     Position at[kAtOnce];
@@ -318,7 +320,7 @@ RESHARD_KERNEL_CALL std::uint64_t run_vectors(Memory memory, const Op& op, std::
       const Words<kDstBytes> result = Element::template convert<kCount>(values[u]);
       store(memory, dst + at[u].dst, result);
       if constexpr (Element::kCounts) {
-        if (op.counts) sum += Element::template digest<kCount>(result, at[u].x, op.dx_src);
+        if (counts) sum += Element::template digest<kCount>(result, at[u].x, dx);
       }
     }
   }

@@ -411,6 +411,7 @@ RESHARD_KERNEL_CALL std::uint64_t run_blocks(Memory memory, const Op& op, std::u
   constexpr unsigned kSrcBytes = kA * Element::kSrc, kDstBytes = kB * Element::kDst;
   constexpr unsigned kAtOnce = kSrcBytes * kB >= 64 ? 1 : 2;
   const BlockPart part = locate_block_part(op, number);
+  const Index src_pitch = op.src_pitch, dst_pitch = op.dst_pitch;  // as locals, as above
   const std::uint32_t items = tile_items(op);
   std::uint64_t sum = 0;
   for (std::uint32_t item = thread; item < items; item += kAtOnce * kThreads) {
@@ -423,7 +424,7 @@ RESHARD_KERNEL_CALL std::uint64_t run_blocks(Memory memory, const Op& op, std::u
       there[u] = place < items && locate_block(op, part, place, at[u]);
       if (!there[u]) continue;
       RESHARD_UNROLL
-      for (unsigned b = 0; b < kB; ++b) values[u][b] = load<kSrcBytes>(memory, src + at[u].src + b * op.src_pitch);
+      for (unsigned b = 0; b < kB; ++b) values[u][b] = load<kSrcBytes>(memory, src + at[u].src + b * src_pitch);
     }
     RESHARD_UNROLL
     for (unsigned u = 0; u < kAtOnce; ++u) {
@@ -440,7 +441,7 @@ RESHARD_KERNEL_CALL std::uint64_t run_blocks(Memory memory, const Op& op, std::u
       Words<kDstBytes> columns[kA];
       transpose_block<Element::kDst, kA, kB>(rows, columns);
       RESHARD_UNROLL
-      for (unsigned a = 0; a < kA; ++a) store<kDstBytes>(memory, dst + at[u].dst + a * op.dst_pitch, columns[a]);
+      for (unsigned a = 0; a < kA; ++a) store<kDstBytes>(memory, dst + at[u].dst + a * dst_pitch, columns[a]);
     }
   }
   return sum;

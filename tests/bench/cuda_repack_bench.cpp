@@ -14,10 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "reshard/app/convert.h"
 #include "reshard/repack/cuda_kernel.h"
 #include "reshard/repack/repack.h"
-#include "src/app/conversion.h"
+#include "tests/bench/conversion.h"
 #include "tests/bench/report.h"
 #include "tests/support/naive_checkpoint.h"
 #include "tests/support/random_copies.h"
@@ -31,22 +30,16 @@ constexpr int kWarmUps = 3, kRepeats = 15;
 constexpr int kPoison = 0xA5;
 constexpr Index kRounds = 12;  // of a plan, spread over it
 
-void require(cudaError_t error) {
+void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-template <class T>
-T require(Expected<T> value) {
-  if (!value) throw std::runtime_error(value.error().message);
-  return *std::move(value);
 }
 
 class DeviceBuffer {
  public:
-  explicit DeviceBuffer(std::size_t size) { require(cudaMalloc(&at_, std::max<std::size_t>(size, 16))); }
+  explicit DeviceBuffer(std::size_t size) { check(cudaMalloc(&at_, std::max<std::size_t>(size, 16))); }
   template <class T>
   explicit DeviceBuffer(std::span<const T> values) : DeviceBuffer(values.size_bytes()) {
-    require(cudaMemcpy(at_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
+    check(cudaMemcpy(at_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept : at_(std::exchange(other.at_, nullptr)) {}
   ~DeviceBuffer() { cudaFree(at_); }
@@ -88,8 +81,8 @@ struct Work {
   }
 
   void launch(const repack::SlotBases& slots) const {
-    require(static_cast<cudaError_t>(repack::launch(ops->as<repack::Op>(), tasks->as<repack::Task>(), num_tasks, slots,
-                                                    digests->as<std::uint64_t>(), nullptr)));
+    check(static_cast<cudaError_t>(repack::launch(ops->as<repack::Op>(), tasks->as<repack::Task>(), num_tasks, slots,
+                                                  digests->as<std::uint64_t>(), nullptr)));
   }
 
   std::vector<plan::Copy> copies;
@@ -104,11 +97,11 @@ class Bench {
       sources_.emplace_back(std::span<const std::byte>(values_));
       outputs_.emplace_back(values_.size());
     }
-    require(cudaEventCreate(&begin_));
-    require(cudaEventCreate(&end_));
+    check(cudaEventCreate(&begin_));
+    check(cudaEventCreate(&end_));
     const double seconds = median_s([&](int set) {
-      require(cudaMemcpyAsync(outputs_[at(set)].as<std::byte>(), sources_[at(set)].as<std::byte>(), values_.size(),
-                              cudaMemcpyDeviceToDevice, nullptr));
+      check(cudaMemcpyAsync(outputs_[at(set)].as<std::byte>(), sources_[at(set)].as<std::byte>(), values_.size(),
+                            cudaMemcpyDeviceToDevice, nullptr));
     });
     copy_rate_ = 2.0 * kBytes / seconds;
     report_.add({{"kernel", "cudaMemcpyAsync"}, {"gb_per_s", copy_rate_ / 1e9}, {"of_copy", 1.0}});
@@ -153,12 +146,12 @@ class Bench {
   double median_s(const std::function<void(int set)>& work) {
     std::vector<double> seconds;
     for (int i = 0; i < kWarmUps + kRepeats; ++i) {
-      require(cudaEventRecord(begin_, nullptr));
+      check(cudaEventRecord(begin_, nullptr));
       work(i);
-      require(cudaEventRecord(end_, nullptr));
-      require(cudaEventSynchronize(end_));
+      check(cudaEventRecord(end_, nullptr));
+      check(cudaEventSynchronize(end_));
       float ms = 0;
-      require(cudaEventElapsedTime(&ms, begin_, end_));
+      check(cudaEventElapsedTime(&ms, begin_, end_));
       if (i >= kWarmUps) seconds.push_back(ms / 1e3);
     }
     std::sort(seconds.begin(), seconds.end());
@@ -172,11 +165,11 @@ class Bench {
     for (std::size_t i = 0; i < work.copies.size(); ++i) {
       repack::run(work.copies[i], values_.data(), expected.data(), &sums[i]);
     }
-    require(cudaMemset(outputs_[0].as<std::byte>(), kPoison, values_.size()));
-    require(cudaMemset(work.digests->as<std::byte>(), 0, 8 * digests.size()));
+    check(cudaMemset(outputs_[0].as<std::byte>(), kPoison, values_.size()));
+    check(cudaMemset(work.digests->as<std::byte>(), 0, 8 * digests.size()));
     work.launch(slots(0));
-    require(cudaMemcpy(result_.data(), outputs_[0].as<std::byte>(), result_.size(), cudaMemcpyDeviceToHost));
-    require(cudaMemcpy(digests.data(), work.digests->as<std::byte>(), 8 * digests.size(), cudaMemcpyDeviceToHost));
+    check(cudaMemcpy(result_.data(), outputs_[0].as<std::byte>(), result_.size(), cudaMemcpyDeviceToHost));
+    check(cudaMemcpy(digests.data(), work.digests->as<std::byte>(), 8 * digests.size(), cudaMemcpyDeviceToHost));
     Index errors = 0;
     for (std::size_t i = 0; i < result_.size(); ++i) errors += result_[i] != expected[i] ? 1 : 0;
     for (std::size_t i = 0; i < sums.size(); ++i) errors += sums[i] != digests[i] ? 1 : 0;
@@ -224,16 +217,16 @@ void add_forms(Bench& bench, bool digest) {
 /// What rank 0 of 8 does on its way from Hugging Face to Nanotron, tensor-parallel over 8.
 std::vector<Work> rounds_of_70b() {
   const auto comm = comm::make_self_comm();
-  app::Context context{.comm = *comm, .library = test::library()};
-  app::Options options;
-  options.src = "synthetic:llama3-70b";
-  options.dst = app::kNullTarget;
-  options.to = "nanotron";
-  options.mesh.tp = 8;
+  Conversion conversion;
+  conversion.source = require(format::open_checkpoint("synthetic:llama3-70b", {}, test::library(), *comm));
+  format::TargetOptions target;
+  target.mesh.tp = 8;
+  conversion.target = require(format::describe_target(conversion.source, "nanotron", target, test::library()));
+  plan::Options options;
+  options.ranks = 8;
+  options.table_bytes = conversion.table_bytes();
   options.route = plan::Route::direct;
-  const std::unique_ptr<app::Conversion> conversion = require(app::describe_conversion(context, options));
-  const plan::Plan plan = require(
-      plan::Plan::make(conversion->transfers(), conversion->target_files(), conversion->plan_options(options, 8)));
+  const plan::Plan plan = require(plan::Plan::make(conversion.transfers(), conversion.target_files(), options));
   const auto schedule = plan.schedule(0);
   const Index number = schedule->num_rounds();
   std::vector<Work> rounds;
@@ -256,7 +249,7 @@ int run(int argc, char** argv) {
     return 77;
   }
   cudaDeviceProp properties;
-  require(cudaGetDeviceProperties(&properties, 0));
+  check(cudaGetDeviceProperties(&properties, 0));
   fmt::print("{}, {} MiB of second-level cache\n", properties.name, properties.l2CacheSize / kMiB);
   Report report("cuda_repack",
                 {{"kernel", "kernel", -44},

@@ -134,8 +134,9 @@ TEST_F(CudaRepack, SlotsBeyondFourGiB) {
   std::size_t free_bytes = 0, all_bytes = 0;
   REQUIRE_CUDA(cudaMemGetInfo(&free_bytes, &all_bytes));
   if (free_bytes < (std::size_t{11} << 30)) GTEST_SKIP() << "needs 11 GiB of free device memory";
-  std::byte* slots = nullptr;
-  REQUIRE_CUDA(cudaMalloc(&slots, 2 * (kFar + kMiB)));
+  void* memory = nullptr;
+  REQUIRE_CUDA(cudaMalloc(&memory, static_cast<std::size_t>(2 * (kFar + kMiB))));
+  auto* const slots = static_cast<std::byte*>(memory);
   std::mt19937_64 random(7);
   const std::vector<std::byte> values = test::random_bytes(random, kMiB);
   plan::Copy copy = test::make_copy(DType::bf16, DType::bf16, {{kMiB / 2, 1, 1, 1}});
@@ -154,7 +155,7 @@ TEST_F(CudaRepack, SlotsBeyondFourGiB) {
   std::vector<std::byte> result(values.size());
   REQUIRE_CUDA(cudaMemcpy(result.data(), bases.at[3] + kFar, kMiB, cudaMemcpyDeviceToHost));
   EXPECT_TRUE(result == values);
-  cudaFree(slots);
+  cudaFree(memory);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ struct RankReport {
 struct StreamReport {
   plan::Route route = plan::Route::automatic;
   std::string route_reason;
-  Engines::Use device, exchange;
+  Engines::Use device{"none", "nothing was streamed"}, exchange = device;
   Index source_bytes = 0, target_bytes = 0;
   double seconds = 0;
   std::vector<RankReport> ranks;

@@ -294,12 +294,15 @@ Expected<std::unique_ptr<Device>> open_cuda(int local_rank) {
 }
 
 Status copy_any(std::byte* to, const std::byte* from, std::size_t bytes) {
-  cudaPointerAttributes source;
-  if (cudaPointerGetAttributes(&source, from) != cudaSuccess || source.type != cudaMemoryTypeDevice) {
+  const auto is_on_device = [](const std::byte* memory) {
+    cudaPointerAttributes attributes;
+    return cudaPointerGetAttributes(&attributes, memory) == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
+  };
+  if (!is_on_device(to) && !is_on_device(from)) {
     std::memcpy(to, from, bytes);
     return {};
   }
-  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cudaStreamPerThread);
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudaStreamPerThread);
   if (error == cudaSuccess) error = cudaStreamSynchronize(cudaStreamPerThread);
   return error == cudaSuccess ? Status() : failure("copy within the device", error);
 }

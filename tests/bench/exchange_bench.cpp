@@ -6,8 +6,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "reshard/comm/comm.h"
+#include "reshard/device/groups.h"
 #include "reshard/plan/round.h"
 #include "tests/bench/conversion.h"
 #include "tests/bench/report.h"
@@ -31,6 +32,17 @@ constexpr int kFewest = 3, kMost = 20, kWarm = 2;
 constexpr Index kPlanRounds = 64;
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+[[noreturn]] void fail(const Error& error) {
+  std::fprintf(stderr, "exchange_bench: %s\n", error.message.c_str());
+  std::_Exit(static_cast<int>(error.code));
+}
+
+template <class T>
+T must(Expected<T> value) {
+  if (!value) fail(value.error());
+  return *std::move(value);
+}
 
 /// Host memory in huge pages, as the executor's slots have it.
 class Buffer {
@@ -140,6 +152,55 @@ Messages all_to_all(int rank, int ranks, Index bytes) {
   return messages;
 }
 
+/// Groups of NCCL between devices, each rank with its own.
+class NcclTransport : public Transport {
+ public:
+  /// Errors (failed): no device, no NCCL, or it does not start. Collective.
+  static Expected<std::unique_ptr<Transport>> make(comm::Comm& comm, const Buffer& outgoing, const Buffer& received) {
+    auto made = std::make_unique<NcclTransport>(outgoing, received);
+    RESHARD_CHECK(comm::agree(comm, made->open(comm.local_rank())));
+    RESHARD_TRY(made->groups_, device::make_nccl_groups(*made->nccl_, *made->device_, comm, kNcclPatience_s));
+    return std::unique_ptr<Transport>(std::move(made));
+  }
+  NcclTransport(const Buffer& outgoing, const Buffer& received) : outgoing_(outgoing), received_(received) {}
+
+  std::string name() const override { return "NCCL"; }
+  void load() override { copy(device_outgoing_.get(), outgoing_.all().data()); }
+  void fetch() override { copy(received_.all().data(), device_received_.get()); }
+  void start(const Messages& messages) override {
+    pending_ = must(groups_->start(parts(messages.sends, device_outgoing_.get()),
+                                   parts(messages.receives, device_received_.get())));
+  }
+  bool done() override { return must(pending_->test()); }
+
+ private:
+  static constexpr double kNcclPatience_s = 120;
+
+  Status open(int local_rank) {
+    RESHARD_TRY(device_, device::open_cuda(local_rank));
+    RESHARD_TRY(nccl_, device::load_nccl());
+    RESHARD_TRY(device_outgoing_, device_->allocate(static_cast<Index>(outgoing_.all().size())));
+    RESHARD_TRY(device_received_, device_->allocate(static_cast<Index>(received_.all().size())));
+    return {};
+  }
+  static std::vector<device::Groups::Part> parts(const std::vector<Message>& messages, std::byte* memory) {
+    std::vector<device::Groups::Part> all;
+    for (const Message& one : messages) all.push_back({one.peer, memory + one.slot_offset, one.length});
+    return all;
+  }
+  void copy(std::byte* to, const std::byte* from) {
+    if (const Status copied = device::copy_any(to, from, outgoing_.all().size()); !copied) fail(copied.error());
+  }
+
+  const Buffer& outgoing_;
+  const Buffer& received_;
+  std::unique_ptr<device::Device> device_;
+  std::unique_ptr<device::Nccl> nccl_;
+  std::shared_ptr<std::byte> device_outgoing_, device_received_;
+  std::unique_ptr<device::Groups> groups_;
+  std::unique_ptr<device::Pending> pending_;
+};
+
 class Bench {
  public:
   Bench(comm::Comm& comm, Report* report) : comm_(comm), report_(report), outgoing_(kLargest), received_(kLargest) {
@@ -149,8 +210,13 @@ class Bench {
   }
 
   void run() {
-    const std::array<std::unique_ptr<Transport>, 1> transports = {
-        std::make_unique<MpiTransport>(comm_, outgoing_, received_)};
+    std::vector<std::unique_ptr<Transport>> transports;
+    transports.push_back(std::make_unique<MpiTransport>(comm_, outgoing_, received_));
+    if (auto nccl = NcclTransport::make(comm_, outgoing_, received_)) {
+      transports.push_back(*std::move(nccl));
+    } else if (report_ != nullptr) {
+      std::printf("no NCCL: %s\n", nccl.error().message.c_str());
+    }
     for (const auto& transport : transports) {
       for (Index bytes = kSmallest; bytes <= kLargest; bytes *= kStep) {
         repeat(*transport, "pair", bytes, pair(comm_.rank(), comm_.size(), bytes));

@@ -29,37 +29,23 @@ TEST(MpiExecutor, DISABLED_OnEachRank) {
     // Messages of all sizes: below and above what MPI sends at once.
     shape.slot_bytes = seed % 2 ? 20000 : 400000;
     const test::Job job = test::random_job(random, shape);
-    const test::JobResult expected = test::naive_execute(job);
+    exec::Options options;
+    options.io_threads = 1;
+    if (seed % 4 != 3) {
+      test::expect_naive_result(comm, job, options);
+      continue;
+    }
     std::vector<test::Bytes> targets;
     for (const Index size : job.target_sizes) targets.emplace_back(static_cast<std::size_t>(size));
     test::MemorySources sources(job.sources);
     test::MemorySink sink(targets);
-    const bool fails = seed % 4 == 3;
     int left = 3;
-    if (fails && comm.rank() == comm.size() - 1) {
+    if (comm.rank() == comm.size() - 1) {
       sink.before = [&](const plan::Write&) { return --left < 0 ? Status(run_error("disk full")) : Status(); };
     }
-    exec::Options options;
-    options.io_threads = 1;
     const auto outcome = exec::execute(job.ranks[rank], sources, sink, comm, options);
-    if (fails) {
-      ASSERT_FALSE(outcome);
-      EXPECT_NE(outcome.error().message.find("disk full"), std::string::npos);
-      continue;
-    }
-    ASSERT_TRUE(outcome) << outcome.error().message;
-    EXPECT_EQ(outcome->totals, job.ranks[rank].totals());
-    std::vector<std::uint64_t> digests = outcome->digests;
-    comm.sum(digests);
-    EXPECT_EQ(digests, expected.digests);
-    for (const plan::Round& round : job.ranks[rank].rounds) {
-      for (const plan::Write& write : round.writes) {
-        const auto begin = static_cast<std::ptrdiff_t>(write.offset);
-        const test::Bytes& got = targets[write.file];
-        ASSERT_TRUE(std::equal(got.begin() + begin, got.begin() + begin + static_cast<std::ptrdiff_t>(write.length),
-                               expected.targets[write.file].begin() + begin));
-      }
-    }
+    ASSERT_FALSE(outcome);
+    EXPECT_NE(outcome.error().message.find("disk full"), std::string::npos);
   }
 }
 

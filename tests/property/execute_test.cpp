@@ -10,6 +10,8 @@
 
 #include "reshard/comm/comm.h"
 #include "reshard/exec/executor.h"
+#include "tests/support/fake_nccl.h"
+#include "tests/support/host_device.h"
 #include "tests/support/oracle.h"
 #include "tests/support/random_layouts.h"
 #include "tests/support/streams.h"
@@ -17,7 +19,7 @@
 namespace reshard::test {
 namespace {
 
-constexpr int kPlans = 50;
+constexpr int kPlans = 600;  // a third of them on each engine
 
 using Strides = std::map<std::uint32_t, std::vector<Index>>;  // of arrays that are not dense
 
@@ -126,13 +128,26 @@ TEST(ExecuteProperty, CountersAndBytesAreThoseOfThePlan) {
 
     Files targets;
     for (const Index size : dst_sizes) targets.emplace_back(static_cast<std::size_t>(size), std::byte{0xEE});
+    // By turns: the CPU, a device with messages through the host, and devices with groups of NCCL.
+    const std::uint64_t engine = seed % 3;
+    NcclWorld world(options.ranks);
     comm::run_virtual_ranks(options.ranks, [&](comm::Comm& comm) {
+      HostDevice device(seed);
+      FakeNccl nccl(world, comm.rank());
+      std::unique_ptr<device::Groups> groups;
       MemorySources files(sources);
       MemorySink sink(targets);
       exec::Options how;
       how.io_threads = 2;
       how.repack_threads = 2;
       how.io_block_bytes = 128;
+      if (engine > 0) how.engine.device = &device;
+      if (engine == 2) {
+        auto made = device::make_nccl_groups(nccl, device, comm, 60);
+        ASSERT_TRUE(made) << made.error().message;
+        groups = *std::move(made);
+        how.engine.groups = groups.get();
+      }
       const auto outcome = exec::execute(*plan->schedule(comm.rank()), files, sink, comm, how);
       ASSERT_TRUE(outcome) << outcome.error().message;
       const plan::Totals foretold = plan->totals(comm.rank());
@@ -142,6 +157,7 @@ TEST(ExecuteProperty, CountersAndBytesAreThoseOfThePlan) {
       EXPECT_EQ(outcome->totals.bytes_written, foretold.bytes_written);
       EXPECT_EQ(outcome->totals.rounds, foretold.rounds);
     });
+    EXPECT_EQ(world.violations(), std::vector<std::string>());
     for (int rank = 0; rank < options.ranks; ++rank) exchanged += plan->totals(rank).bytes_sent;
     const Values values = values_there(src, strides, transfer.src_places, sources);
     for (std::uint32_t a = 0; a < dst.arrays().size(); ++a) {

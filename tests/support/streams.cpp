@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/streams.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -312,6 +314,29 @@ Status MemorySink::consume(const plan::Round& round, std::size_t write, std::spa
 Status MemorySink::finish() {
   ++finished;
   return finish_status;
+}
+
+void expect_naive_result(comm::Comm& comm, const Job& job, const exec::Options& options) {
+  const JobResult expected = naive_execute(job);
+  const FakeSchedule& mine = job.ranks[static_cast<std::size_t>(comm.rank())];
+  std::vector<Bytes> targets;
+  for (const Index size : job.target_sizes) targets.emplace_back(static_cast<std::size_t>(size));
+  MemorySources sources(job.sources);
+  MemorySink sink(targets);
+  const auto outcome = exec::execute(mine, sources, sink, comm, options);
+  ASSERT_TRUE(outcome) << outcome.error().message;
+  EXPECT_EQ(outcome->totals, mine.totals());
+  std::vector<std::uint64_t> digests = outcome->digests;
+  comm.sum(digests);
+  EXPECT_EQ(digests, expected.digests);
+  for (const plan::Round& round : mine.rounds) {
+    for (const plan::Write& write : round.writes) {
+      const auto begin = static_cast<std::ptrdiff_t>(write.offset);
+      const Bytes& got = targets[write.file];
+      ASSERT_TRUE(std::equal(got.begin() + begin, got.begin() + begin + static_cast<std::ptrdiff_t>(write.length),
+                             expected.targets[write.file].begin() + begin));
+    }
+  }
 }
 
 }  // namespace reshard::test

@@ -61,6 +61,9 @@ struct JobResult {
 /// The same rounds, one rank and one element after the other.
 JobResult naive_execute(const Job& job);
 
+/// Runs a job's part of this rank and checks counters, digests (of all ranks) and the bytes that it wrote. Collective.
+void expect_naive_result(comm::Comm& comm, const Job& job, const exec::Options& options);
+
 /// Lets `bytes_per_s` pass through, shared by all threads that use it; 0: everything.
 class Throttle {
  public:

@@ -24,6 +24,7 @@
 #include "tests/bench/conversion.h"
 #include "tests/bench/report.h"
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 
 namespace reshard::bench {
 namespace {
@@ -255,7 +256,7 @@ int run(int argc, char** argv) {
                  {"bar", "bar", -16},
                  {"ok", "ok", -3}},
                 argc, argv);
-  const model::Library library = require(model::Library::load(RESHARD_SOURCE_DIR "/tests/bench/layouts"));
+  const model::Library library = require(model::Library::load(test::source_dir() + "/tests/bench/layouts"));
 
   const test::TemporaryFolder folder;
   write_headers(folder.path(), "llama3-70b", library);

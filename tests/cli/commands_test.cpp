@@ -5,19 +5,20 @@
 #include <regex>
 
 #include "tests/support/json_schema.h"
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
 namespace reshard::test {
 namespace {
 
-const std::string kData = RESHARD_SOURCE_DIR "/tests/interop/hf/";
+const std::string kData = source_dir() + "/tests/interop/hf/";
 const std::string kModel = kData + "llama-gqa";
 
 class Program : public ::testing::Test {
  protected:
   ProgramRun reshard(const std::string& arguments, int ranks = 1) const {
-    return run_program(RESHARD_PROGRAM, arguments, ranks);
+    return run_program(program(), arguments, ranks);
   }
   /// Runs what must succeed.
   ProgramRun succeed(const std::string& arguments, int ranks = 1) const {
@@ -33,7 +34,7 @@ class Program : public ::testing::Test {
     EXPECT_FALSE(parsed.is_discarded()) << run.out;
     if (parsed.is_discarded()) return {};
     const std::string command = parsed.value("command", "");
-    EXPECT_EQ(schema_error(parsed, RESHARD_SOURCE_DIR "/configs/schema/output", command), "") << arguments;
+    EXPECT_EQ(schema_error(parsed, source_dir() + "/configs/schema/output", command), "") << arguments;
     return parsed;
   }
   std::string path(const std::string& name) const { return folder_.path(name); }
@@ -191,7 +192,7 @@ TEST_F(Program, PaddedVocabulariesAreSaid) {
 
 // What only matters to a conversion is told by it alone, and once.
 TEST_F(Program, NotesAreToldWhereTheyMatter) {
-  const std::string meta = RESHARD_SOURCE_DIR "/tests/interop/meta/llama-tied-mp1";
+  const std::string meta = source_dir() + "/tests/interop/meta/llama-tied-mp1";
   const auto count = [](const std::string& text, const std::string& part) {
     int found = 0;
     for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++found;
@@ -355,7 +356,7 @@ TEST_F(Program, TheNullTargetKeepsNothing) {
 // by default.
 TEST_F(Program, FusedExpertsAreRead) {
   for (const std::string name : {"mixtral", "qwen2-moe", "qwen3-moe"}) {
-    const std::string single = RESHARD_SOURCE_DIR "/tests/interop/hf-fused/" + name, fused = single + "-fused";
+    const std::string single = source_dir() + "/tests/interop/hf-fused/" + name, fused = single + "-fused";
     EXPECT_EQ(document("digest " + fused)["digests"], document("digest " + single)["digests"]) << name;
     succeed("convert " + fused + " " + path(name) + " --to hf", 2);
     EXPECT_TRUE(file_bytes(path(name + "/model.safetensors")) == file_bytes(single + "/model.safetensors")) << name;
@@ -381,8 +382,8 @@ TEST_F(Program, JobFiles) {
 }
 
 TEST_F(Program, ProgressGoesToStderr) {
-  const ProgramRun run = run_program(RESHARD_PROGRAM, "convert " + kModel + " " + path("out") + " --to hf --progress 1",
-                                     1, "RESHARD_IO_THROTTLE=200KB,200KB");
+  const ProgramRun run = run_program(program(), "convert " + kModel + " " + path("out") + " --to hf --progress 1", 1,
+                                     "RESHARD_IO_THROTTLE=200KB,200KB");
   EXPECT_EQ(run.status, 0) << run.err;
   EXPECT_TRUE(std::regex_search(run.err, std::regex("reshard: convert +[0-9]+ %.*limit: (read|write)\n"))) << run.err;
   EXPECT_EQ(run.out.find("%"), std::string::npos);
@@ -397,12 +398,12 @@ TEST_F(Program, SeveralRanksPrintOnce) {
 }
 
 TEST_F(Program, AReaderThatGoesAwayIsNoFailure) {
-  const int status = std::system((std::string("(") + RESHARD_PROGRAM + " digest " + kModel + "; echo $? >" +
-                                  path("status") + ") | head -n 0 && sleep 0.5")
+  const int status = std::system((std::string("(") + program() + " digest " + kModel + "; echo $? >" + path("status") +
+                                  ") | head -n 0 && sleep 0.5")
                                      .c_str());
   EXPECT_EQ(status, 0);
   EXPECT_EQ(file_bytes(path("status")), "0\n");
-  EXPECT_NE(std::system((std::string(RESHARD_PROGRAM) + " list dtypes >/dev/full 2>/dev/null").c_str()), 0);
+  EXPECT_NE(std::system((program() + " list dtypes >/dev/full 2>/dev/null").c_str()), 0);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
@@ -39,7 +40,7 @@ TEST(ConfigDir, AMadeUpFamilyAndFormatConvert) {
            R"({"model_type": "toy", "d_model": 5, "depth": 3, "words": 7, "torch_dtype": "bfloat16"})");
   const std::string tables = " --config-dir " + folder.path("tables");
   const auto must = [&](const std::string& arguments, int ranks = 1) {
-    const ProgramRun run = run_program(RESHARD_PROGRAM, arguments + tables, ranks);
+    const ProgramRun run = run_program(program(), arguments + tables, ranks);
     ASSERT_EQ(run.status, 0) << arguments << "\n" << run.err;
   };
   must("convert synthetic:" + folder.path("config.json") + " " + folder.path("hf") + " --to hf");
@@ -56,7 +57,7 @@ TEST(ConfigDir, AMadeUpFamilyAndFormatConvert) {
   must("diff " + folder.path("slices") + " " + folder.path("slices") + " --from slices --against-from slices");
   must("verify " + folder.path("hf") + " --against " + folder.path("slices") + " --against-from slices");
   const ProgramRun unknown =
-      run_program(RESHARD_PROGRAM, "diff " + folder.path("hf") + " " + folder.path("slices") + " --from hf" + tables);
+      run_program(program(), "diff " + folder.path("hf") + " " + folder.path("slices") + " --from hf" + tables);
   EXPECT_EQ(unknown.status, 3);
   EXPECT_SAYS(unknown.err, "--against-from");
 
@@ -90,7 +91,7 @@ TEST(ConfigDir, TiesAreThoseOfTheFamily) {
   nlohmann::json config = {{"model_type", "toy"}, {"d_model", 5}, {"depth", 1}, {"words", 7}};
   put_file(folder.path("config.json"), config.dump());
   const auto run = [&](const std::string& arguments, int status = 0) {
-    const ProgramRun done = run_program(RESHARD_PROGRAM, arguments + " --config-dir " + folder.path("tables"));
+    const ProgramRun done = run_program(program(), arguments + " --config-dir " + folder.path("tables"));
     EXPECT_EQ(done.status, status) << arguments << "\n" << done.err;
     return done.out;
   };
@@ -130,7 +131,7 @@ TEST(ConfigDir, BadTablesAreNamed) {
   const TemporaryFolder folder;
   const auto message = [&](const std::string& family) {
     put_file(folder.path("arch/toy.json"), family);
-    const ProgramRun run = run_program(RESHARD_PROGRAM, "list models --config-dir " + folder.path());
+    const ProgramRun run = run_program(program(), "list models --config-dir " + folder.path());
     EXPECT_EQ(run.status, 2);
     return run.err;
   };

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "tests/support/json_schema.h"
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
@@ -14,18 +15,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kModel = RESHARD_SOURCE_DIR "/tests/interop/hf/llama-gqa";
+const std::string kModel = source_dir() + "/tests/interop/hf/llama-gqa";
 
 class Parts : public ::testing::Test {
  protected:
   ProgramRun reshard(const std::string& arguments, int status = 0, int ranks = 1) const {
-    ProgramRun run = run_program(RESHARD_PROGRAM, arguments, ranks);
+    ProgramRun run = run_program(program(), arguments, ranks);
     EXPECT_EQ(run.status, status) << arguments << "\n" << run.err;
     return run;
   }
   nlohmann::json status_of(const std::string& what, int status) const {
     const nlohmann::json parsed = nlohmann::json::parse(reshard("status " + what + " --json", status).out);
-    EXPECT_EQ(schema_error(parsed, RESHARD_SOURCE_DIR "/configs/schema/output", "status"), "");
+    EXPECT_EQ(schema_error(parsed, source_dir() + "/configs/schema/output", "status"), "");
     return parsed;
   }
   std::string path(const std::string& name) const { return folder_.path(name); }
@@ -91,7 +92,7 @@ TEST_F(Parts, AreTold) {
 // A part that was killed: its process is gone.
 TEST_F(Parts, AreTakenFromTheDead) {
   const std::string convert = "convert " + kModel + " " + path("out") + " --to nanotron --tp 2 --part 1/2";
-  run_program(RESHARD_PROGRAM, convert, 1, "RESHARD_IO_KILL=synced@1");
+  run_program(program(), convert, 1, "RESHARD_IO_KILL=synced@1");
   const nlohmann::json dead = status_of(path("out"), 4);
   EXPECT_EQ(dead["jobs"][0]["state"], "stopped");
   EXPECT_SAYS(dead["jobs"][0]["error"].get<std::string>(), "is gone without a word");

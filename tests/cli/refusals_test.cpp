@@ -7,20 +7,21 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
 namespace reshard::test {
 namespace {
 
-const std::string kData = RESHARD_SOURCE_DIR "/tests/interop/hf/";
+const std::string kData = source_dir() + "/tests/interop/hf/";
 const std::string kModel = kData + "llama-gqa";
 
 class Refusals : public ::testing::Test {
  protected:
   /// The line that says why. Checks the manners of a refusal.
   std::string refuse(const std::string& arguments, int status, int ranks = 1, const std::string& environment = "") {
-    const ProgramRun run = run_program(RESHARD_PROGRAM, arguments, ranks, environment);
+    const ProgramRun run = run_program(program(), arguments, ranks, environment);
     EXPECT_EQ(run.status, status) << arguments << "\n" << run.err;
     EXPECT_EQ(run.out, "") << arguments;
     EXPECT_EQ(run.num_errors(), 1) << run.err;
@@ -70,8 +71,8 @@ TEST_F(Refusals, ABudgetThatIsTooSmallNamesTheSmallest) {
   const std::string line = refuse("convert " + kModel + " " + path("out") + " --to nanotron --memory-budget 64KiB", 2);
   EXPECT_SAYS(line, "the smallest that works is ");
   const std::string smallest = line.substr(line.rfind(' ') + 1);
-  const ProgramRun run = run_program(
-      RESHARD_PROGRAM, "convert " + kModel + " " + path("out") + " --to nanotron --memory-budget " + smallest);
+  const ProgramRun run =
+      run_program(program(), "convert " + kModel + " " + path("out") + " --to nanotron --memory-budget " + smallest);
   EXPECT_EQ(run.status, 0) << run.err;
 }
 
@@ -79,7 +80,7 @@ TEST_F(Refusals, WhatIsInTheWay) {
   put_file(path("out/precious"), "data");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf", 2), "--overwrite");
   EXPECT_SAYS(refuse("convert " + kModel + " " + path("out") + " --to hf --dry-run", 2, 2), "--overwrite");
-  EXPECT_EQ(run_program(RESHARD_PROGRAM, "plan " + kModel + " " + path("out") + " --to hf").status, 0);
+  EXPECT_EQ(run_program(program(), "plan " + kModel + " " + path("out") + " --to hf").status, 0);
   EXPECT_EQ(file_bytes(path("out/precious")), "data");
   EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
   put_file(path("file/out"), "");
@@ -113,7 +114,7 @@ TEST_F(Refusals, Sources) {
 
 // Nothing looks complete then, and --resume goes on.
 TEST_F(Refusals, FailuresWhileRunningCanBeResumed) {
-  const ProgramRun whole = run_program(RESHARD_PROGRAM, "convert " + kModel + " " + path("out") + " --to nanotron");
+  const ProgramRun whole = run_program(program(), "convert " + kModel + " " + path("out") + " --to nanotron");
   ASSERT_EQ(whole.status, 0) << whole.err;
   std::filesystem::rename(path("out"), path("whole"));
   const std::vector<std::tuple<std::string, int, std::string>> faults = {
@@ -128,18 +129,18 @@ TEST_F(Refusals, FailuresWhileRunningCanBeResumed) {
       EXPECT_SAYS(line, part) << fault;
       EXPECT_SAYS(line, "--resume goes on from here");
       EXPECT_FALSE(std::filesystem::exists(path("out")));
-      const ProgramRun failed = run_program(RESHARD_PROGRAM, "status " + path("out"));
+      const ProgramRun failed = run_program(program(), "status " + path("out"));
       EXPECT_EQ(failed.status, 4);
       EXPECT_SAYS(failed.out, "failed");
       EXPECT_SAYS(failed.out, part);
-      const ProgramRun resumed = run_program(RESHARD_PROGRAM, convert + " --resume");
+      const ProgramRun resumed = run_program(program(), convert + " --resume");
       EXPECT_EQ(resumed.status, 0) << resumed.err;
       // Bytes whose sync failed are not there.
       if (fault.starts_with("sync")) {
         EXPECT_EQ(resumed.err.find("from before"), std::string::npos) << resumed.err;
       }
       EXPECT_EQ(run_program("/usr/bin/diff", "-r " + path("whole") + " " + path("out")).status, 0);
-      EXPECT_EQ(run_program(RESHARD_PROGRAM, "status " + path("out")).status, 0);
+      EXPECT_EQ(run_program(program(), "status " + path("out")).status, 0);
       std::filesystem::remove_all(path("out"));
       EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
       EXPECT_FALSE(std::filesystem::exists(path("out.journal")));
@@ -163,9 +164,9 @@ TEST_F(Refusals, AFailingCommitKeepsTheOutput) {
     EXPECT_SAYS(line, "appeared while this job ran; the output is complete in " + path("out.partial"));
     EXPECT_EQ(file_bytes(path("out/precious")), "data");
     EXPECT_FALSE(std::filesystem::exists(path("out.report.json")));
-    const ProgramRun whole = run_program(RESHARD_PROGRAM, "diff " + kModel + " " + path("out.partial"));
+    const ProgramRun whole = run_program(program(), "diff " + kModel + " " + path("out.partial"));
     EXPECT_EQ(whole.status, 0) << whole.err;
-    EXPECT_EQ(run_program(RESHARD_PROGRAM, "verify " + path("out.partial")).status, 0);
+    EXPECT_EQ(run_program(program(), "verify " + path("out.partial")).status, 0);
     for (const char* name : {"out", "out.partial", "out.journal"}) std::filesystem::remove_all(path(name));
   }
 }

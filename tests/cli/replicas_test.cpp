@@ -2,13 +2,14 @@
 // A made-up format that stores kv heads twice (tp 8 on 4 of them): verify compares the copies, convert reads the first.
 #include <gtest/gtest.h>
 
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
 namespace reshard::test {
 namespace {
 
-const std::string kModel = RESHARD_SOURCE_DIR "/tests/interop/hf/llama-gqa";
+const std::string kModel = source_dir() + "/tests/interop/hf/llama-gqa";
 
 constexpr const char* kFormat = R"table({
   "format": "copies", "container": "safetensors", "mesh": ["tp"],
@@ -33,7 +34,7 @@ TEST(Replicas, AreCompared) {
   const std::string tables = " --from copies --config-dir " + folder.path("tables");
   const std::string out = folder.path("out");
   const auto run = [&](const std::string& arguments, int ranks = 1) {
-    return run_program(RESHARD_PROGRAM, arguments, ranks);
+    return run_program(program(), arguments, ranks);
   };
   ProgramRun made =
       run("convert " + kModel + " " + out + " --to copies --tp 8 --config-dir " + folder.path("tables"), 2);

@@ -6,6 +6,7 @@
 
 #include "reshard/container/container.h"
 #include "src/container/zip.h"
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 #include "tests/support/zip_files.h"
@@ -13,13 +14,12 @@
 namespace reshard::test {
 namespace {
 
-const std::string kModel = RESHARD_SOURCE_DIR "/tests/interop/hf/llama-gqa";
+const std::string kModel = source_dir() + "/tests/interop/hf/llama-gqa";
 
 class TorchFiles : public ::testing::Test {
  protected:
   TorchFiles() {
-    const ProgramRun run =
-        run_program(RESHARD_PROGRAM, "convert " + kModel + " " + folder_.path("bin") + " --to hf_bin");
+    const ProgramRun run = run_program(program(), "convert " + kModel + " " + folder_.path("bin") + " --to hf_bin");
     EXPECT_EQ(run.status, 0) << run.err;
     file_ = folder_.path("bin/pytorch_model.bin");
     bytes_ = file_bytes(file_);
@@ -30,7 +30,7 @@ class TorchFiles : public ::testing::Test {
   }
 
   ProgramRun reshard(const std::string& arguments, int ranks = 1) const {
-    return run_program(RESHARD_PROGRAM, arguments, ranks);
+    return run_program(program(), arguments, ranks);
   }
   std::string content(const container::zip::Record& record) const {
     return bytes_.substr(static_cast<std::size_t>(record.offset), static_cast<std::size_t>(record.size));

@@ -6,6 +6,7 @@
 
 #include "reshard/container/container.h"
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 #include "tests/support/zip_files.h"
 
 // Numbers are those of the list in README.md.
@@ -263,7 +264,7 @@ TEST(HostileTorch, N35_RefusesOrReadsTheSameAtEveryTruncationAndBitFlip) {
 }
 
 TEST(HostileTorch, N36_ReadsTheOldFormStrictly) {
-  const std::string good = test::file_bytes(RESHARD_SOURCE_DIR "/tests/data/torch/legacy_plain.pth");
+  const std::string good = test::file_bytes(test::source_dir() + "/tests/data/torch/legacy_plain.pth");
   EXPECT_EQ(verdict(good), "accepted");
   expect_says(good + "x", "1 bytes follow the last storage");
   for (std::size_t size = 0; size < good.size(); ++size) {

@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 
 namespace reshard::test {
@@ -139,7 +140,7 @@ Way random_way(const Case& c, Random& random) {
 }
 
 void must(const std::string& arguments, int ranks = 1) {
-  const ProgramRun run = run_program(RESHARD_PROGRAM, arguments, ranks);
+  const ProgramRun run = run_program(program(), arguments, ranks);
   ASSERT_EQ(run.status, 0) << arguments << "\n" << run.err;
 }
 

@@ -8,6 +8,7 @@
 #include "reshard/container/container.h"
 #include "src/container/zip.h"
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 #include "tests/support/says.h"
 
 namespace reshard::container {
@@ -18,7 +19,7 @@ using namespace std::string_literals;
 const Container& torch() { return *find("torch"); }
 
 std::string data_file(const std::string& name) {
-  return test::file_bytes(RESHARD_SOURCE_DIR "/tests/data/torch/" + name);
+  return test::file_bytes(test::source_dir() + "/tests/data/torch/" + name);
 }
 
 Expected<FileDirectory> read(const std::string& bytes) {

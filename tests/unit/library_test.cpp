@@ -13,6 +13,7 @@
 #include "reshard/layout/layout.h"
 #include "reshard/model/spec.h"
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 #include "tests/support/says.h"
 
 namespace reshard::model {
@@ -239,7 +240,7 @@ std::map<std::string, Shape> read_header(const fs::path& path) {
 // The tables say what the reference tools wrote: every array of every checkpoint, by name and shape.
 TEST(Library, PredictsTheReferenceCheckpoints) {
   const char* full = std::getenv("RESHARD_FIXTURES");
-  const fs::path folder = (full != nullptr ? fs::path(full) : fs::path(RESHARD_SOURCE_DIR) / "tests/interop") / "hf";
+  const fs::path folder = (full != nullptr ? fs::path(full) : fs::path(test::source_dir()) / "tests/interop") / "hf";
   int checked = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     if (!entry.is_directory()) continue;
@@ -267,7 +268,7 @@ TEST(Library, PredictsTheReferenceCheckpoints) {
 }
 
 TEST(Library, PredictsTheFilesOfNanotron) {
-  const fs::path folder = fs::path(RESHARD_SOURCE_DIR) / "tests/interop";
+  const fs::path folder = fs::path(test::source_dir()) / "tests/interop";
   struct Case {
     std::string name, base;
     Index tp;

@@ -11,6 +11,7 @@
 
 #include "reshard/layout/layout.h"
 #include "reshard/model/generic.h"
+#include "tests/support/paths.h"
 #include "tests/support/says.h"
 
 namespace reshard::model {
@@ -55,7 +56,7 @@ json with(json config, const std::string& key, const json& value) {
 // Writing what was read keeps every key and value, and adds the other spellings only.
 TEST(Spec, KeepsTheReferenceConfigs) {
   const char* full = std::getenv("RESHARD_FIXTURES");
-  const fs::path folder = (full != nullptr ? fs::path(full) : fs::path(RESHARD_SOURCE_DIR) / "tests/interop") / "hf";
+  const fs::path folder = (full != nullptr ? fs::path(full) : fs::path(test::source_dir()) / "tests/interop") / "hf";
   const std::set<std::string> spellings = {"dtype",           "torch_dtype", "rope_theta",       "rope_scaling",
                                            "rope_parameters", "num_experts", "num_local_experts"};
   int checked = 0;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 #include "tests/support/says.h"
 
 namespace reshard::format {
@@ -15,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 std::string data(const std::string& file) {
-  return test::file_bytes(std::string(RESHARD_SOURCE_DIR) + "/tests/data/tiktoken/" + file);
+  return test::file_bytes(test::source_dir() + "/tests/data/tiktoken/" + file);
 }
 
 std::string parse_error(std::string_view text) {

@@ -4,19 +4,20 @@
 
 #include "reshard/device/device.h"
 #include "tests/support/json_schema.h"
+#include "tests/support/paths.h"
 #include "tests/support/program.h"
 #include "tests/support/says.h"
 
 namespace reshard::test {
 namespace {
 
-const std::string kModel = RESHARD_SOURCE_DIR "/tests/interop/hf/llama-gqa";
+const std::string kModel = source_dir() + "/tests/interop/hf/llama-gqa";
 const std::string kNanotron = " --to nanotron --tp 2 --pp 2";
 
 class Engines : public ::testing::Test {
  protected:
   ProgramRun reshard(const std::string& arguments, int ranks = 1, const std::string& environment = "") const {
-    return run_program(RESHARD_PROGRAM, arguments, ranks, environment);
+    return run_program(program(), arguments, ranks, environment);
   }
   /// Converts to `name` and returns what the report says of the stream.
   nlohmann::json convert(const std::string& name, const std::string& options, int ranks = 1) const {
@@ -24,7 +25,7 @@ class Engines : public ::testing::Test {
     EXPECT_EQ(run.status, 0) << run.err;
     const nlohmann::json report = nlohmann::json::parse(run.out, nullptr, false);
     if (report.is_discarded()) return {};
-    EXPECT_EQ(schema_error(report, RESHARD_SOURCE_DIR "/configs/schema/output", "convert"), "");
+    EXPECT_EQ(schema_error(report, source_dir() + "/configs/schema/output", "convert"), "");
     return report["stream"];
   }
   void refuse(const std::string& options, int status, const std::string& text, int ranks = 1) const {

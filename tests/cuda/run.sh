@@ -9,7 +9,8 @@
 # Status 0: nothing failed; what could not run here is counted as skipped, with the reason.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-quick=$([ "${RUN:-}" = quick ] && echo yes || true)
+quick=
+if [ "${RUN:-}" = quick ]; then quick=yes; fi
 steps=("$@")
 [ $# -gt 0 ] || steps=(version tests conversions benches sanitizer)
 for step in "${steps[@]}"; do
@@ -51,7 +52,7 @@ find_nccl() {
   for path in "$path" "${LD_LIBRARY_PATH:+${LD_LIBRARY_PATH//://libnccl.so.2:}/libnccl.so.2}" \
     /usr/local/cuda*/lib64/libnccl.so.2 /usr/local/cuda*/lib/libnccl.so.2 /usr/lib{/x86_64-linux-gnu,64,}/libnccl.so.2 \
     "$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib/libnccl.so.2")' 2>/dev/null)" \
-    {/usr/lib,/usr/local/lib,/opt/*/lib,/opt/*/.venv/lib,"$HOME"/.local/lib}/python3*/{site,dist}-packages/nvidia/nccl/lib/libnccl.so.2; do
+    {/usr/lib,/usr/local/lib,/opt/*/lib,/opt/*/.venv/lib,"${HOME:-/root}"/.local/lib}/python3*/{site,dist}-packages/nvidia/nccl/lib/libnccl.so.2; do
     [ -e "$path" ] && { echo "$path"; return; }
   done
 }
@@ -60,8 +61,8 @@ nccl=$(find_nccl)
 # The bundle's libraries are for the bundle's programs: the machine's own need its own.
 libraries=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}${nccl:+:$(dirname "$nccl")}
 unset LD_LIBRARY_PATH
-ours() { # LIMIT_S COMMAND ...
-  timeout --kill-after=20 "$1" env LD_LIBRARY_PATH="$libraries" "${@:2}"
+ours() { # LIMIT_S COMMAND ...; mpirun would read our input
+  timeout --kill-after=20 "$1" env LD_LIBRARY_PATH="$libraries" "${@:2}" </dev/null
 }
 
 num_gpus=$(find /dev -maxdepth 1 -name 'nvidia[0-9]*' 2>/dev/null | wc -l)
@@ -102,7 +103,7 @@ gtest() { # GROUP PROGRAM [ARGUMENT ...]: counts its tests
       else if (!length(counts)) { name = "the program"; record("failed", "ran no test") }
       printf "%d passed, %d failed, %d skipped\n", counts["passed"], counts["failed"], counts["skipped"] >"/dev/stderr"
     }' "$work/output" >"$work/new" 2>"$work/counts"
-  cat "$work/counts" | tee -a "$log"
+  tee -a "$log" <"$work/counts"
   awk -F'\t' '$2 == "failed" {print "FAILED: " $1 ": " $3 ": " $4}' "$work/new"
   cat "$work/new" >>"$work/records"
 }
@@ -179,7 +180,7 @@ run_conversions() {
 {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "hidden_size": 1024, "intermediate_size": 2816,
  "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 32003, "tie_word_embeddings": false}
 CONFIG
-  local ranks2="mpirun -n 2" far="--route exchange" count=0 src options nccl_gone=""
+  local far=(--route exchange) ranks2="mpirun -n 2" count=0 src options nccl_gone=""
   # Ranks that share a device each say that they are a host of their own, as NCCL refuses two on one.
   local apart="mpirun -n 2 sh -c 'NCCL_HOSTID=h\$OMPI_COMM_WORLD_RANK NCCL_SOCKET_IFNAME=lo exec \"\$0\" \"\$@\"'"
   while read -r src options; do
@@ -189,14 +190,15 @@ CONFIG
       synthetic:*) src=synthetic:$work/config.json ;;
       *) src=$data/$src ;;
     esac
-    rm -rf "$reference"*
-    if ! convert "-" "$reference" --device cpu; then
+    if ! convert - --device cpu; then
       record "convert cpu" failed "$name" "$(last_line)"
       continue
     fi
+    rm -rf "$reference"
+    mv "$work/out" "$reference"
     record "convert cpu" passed "$name"
-    compare "convert cpu, 4 threads" - --device cpu --exchange loopback --ranks 4 $far
-    compare "convert cpu, 2 ranks" "$ranks2" --device cpu --exchange mpi $far
+    compare "convert cpu, 4 threads" - --device cpu --exchange loopback --ranks 4 "${far[@]}"
+    compare "convert cpu, 2 ranks" "$ranks2" --device cpu --exchange mpi "${far[@]}"
     if [ "$num_gpus" = 0 ]; then
       for way in "cuda" "cuda, 4 threads" "cuda, 2 ranks by mpi" "cuda, 2 ranks by nccl"; do
         record "convert $way" skipped "$name" "$no_gpu"
@@ -204,16 +206,16 @@ CONFIG
       continue
     fi
     compare "convert cuda" - --device cuda
-    compare "convert cuda, 4 threads" - --device cuda --exchange loopback --ranks 4 $far
-    compare "convert cuda, 2 ranks by mpi" "$ranks2" --device cuda --exchange mpi $far
+    compare "convert cuda, 4 threads" - --device cuda --exchange loopback --ranks 4 "${far[@]}"
+    compare "convert cuda, 2 ranks by mpi" "$ranks2" --device cuda --exchange mpi "${far[@]}"
     local group="convert cuda, 2 ranks by nccl"
     if [ -z "$nccl" ]; then
       record "$group" skipped "$name" "no libnccl.so.2 found"
     elif [ "$num_gpus" -ge 2 ]; then
-      compare "$group" "$ranks2" --device cuda --exchange nccl $far
+      compare "$group" "$ranks2" --device cuda --exchange nccl "${far[@]}"
     elif [ -n "$nccl_gone" ]; then
       record "$group" skipped "$name" "$nccl_gone"
-    elif convert "$apart" "$work/other" --device cuda --exchange nccl $far; then
+    elif convert "$apart" --device cuda --exchange nccl "${far[@]}"; then
       same "$group" "$name"
     else
       nccl_gone="tried with one GPU for both ranks: $(last_line)"
@@ -222,22 +224,22 @@ CONFIG
   done < <(conversion_cases)
   echo "$count cases" | tee -a "$log"
 }
-convert() { # LAUNCHER DST OPTION ...
-  rm -rf "$2" "$2".*
+convert() { # LAUNCHER OPTION ...: always to the same path, which side files may name
+  rm -rf "$work"/out*
   local launcher=()
   [ "$1" = - ] || eval "launcher=($1)"
   # shellcheck disable=SC2086 # options are words
-  logged ours 180 "${launcher[@]}" "$here/bin/reshard" convert "$src" "$2" $options "${@:3}"
+  logged ours 180 "${launcher[@]}" "$here/bin/reshard" convert "$src" "$work/out" $options "${@:2}"
 }
 same() { # GROUP NAME
-  if diff -rq "$reference" "$work/other" >"$work/output" 2>&1; then
+  if diff -rq "$reference" "$work/out" >"$work/output" 2>&1; then
     record "$1" passed "$2"
   else
     record "$1" failed "$2" "$(head -n 1 "$work/output")"
   fi
 }
 compare() { # GROUP LAUNCHER OPTION ...
-  if convert "$2" "$work/other" "${@:3}"; then
+  if convert "${@:2}"; then
     same "$1" "$name"
   else
     record "$1" failed "$name" "$(last_line)"

@@ -93,10 +93,11 @@ gtest() { # GROUP PROGRAM [ARGUMENT ...]: counts its tests
   logged ours "$patience_s" "$program" "${@:3}" || status=$?
   awk -v group="$group" -v status=$status -F'\t' '
     function record(result, reason) { printf "%s\t%s\t%s\t%s\n", group, result, name, reason; ++counts[result]; name = "" }
-    /^\[ RUN      \] / { name = substr($0, 14); reason = said = "" }
+    /^\[ RUN      \] / { name = substr($0, 14); reason = said = ""; wants_reason = says_more = 0 }
     wants_reason && NF { reason = $0; wants_reason = 0 }
     /: Skipped$/ { wants_reason = 1 }
-    /: Failure$/ && said == "" { said = $0 }
+    says_more && NF { said = said " " $0; says_more = 0 }
+    /: Failure$/ && said == "" { said = $0; says_more = 1 }
     /^\[       OK \] .* ms\)$/ { record("passed") }
     /^\[  SKIPPED \] .* ms\)$/ { record("skipped", reason) }
     /^\[  FAILED  \] .* ms\)$/ { record("failed", said) }
@@ -156,7 +157,7 @@ interop/hf/gpt2 --to hf --dtype fp16
 interop/hf/llama-gqa-sharded --to hf_bin --max-shard-size 100KB
 interop/hf/llama-mha-v256 --to meta --tp 4
 interop/hf/llama-tied-bin-sharded --to hf
-interop/hf/mistral --to nanotron --tp 4
+interop/hf/mistral --to hf --max-shard-size 100KB
 interop/hf/mixtral --to hf --dtype fp32
 interop/hf/qwen2 --to nanotron --tp 2
 interop/hf/qwen3 --to llms_from_scratch

@@ -9,6 +9,7 @@
 
 #include "reshard/base/crc32.h"
 #include "tests/support/files.h"
+#include "tests/support/paths.h"
 
 namespace reshard::test {
 
@@ -60,7 +61,7 @@ void visit_elements(const layout::Layout& layout,
 
 std::string fixture(const std::string& relative) {
   const char* folder = std::getenv("RESHARD_FIXTURES");
-  const std::filesystem::path committed = std::filesystem::path(__FILE__).parent_path().parent_path() / "interop";
+  const auto committed = std::filesystem::path(source_dir()) / "tests/interop";
   return (folder != nullptr ? std::filesystem::path(folder) : committed) / relative;
 }
 

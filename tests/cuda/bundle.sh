@@ -51,7 +51,17 @@ cp "$texts"/help-*.txt "$mpi${texts#"$prefix"}"
 cp -L "$(command -v mpirun)" "$mpi/bin/mpirun"
 cp -L "$(command -v orted)" "$mpi/bin/orted"
 
-mapfile -t binaries < <(find "$bundle/bin" "$mpi/bin" "$mpi${components#"$prefix"}" -type f)
+# PMIx, where it is a library of its own, has plugins and texts too.
+mapfile -t components < <(find "$mpi" -name 'mca_*.so')
+pmix=$(ldd "${components[@]}" | awk '$1 == "libpmix.so.2" && !found++ {print $3}')
+if [ -n "$pmix" ]; then
+  pmix=$(dirname "$(readlink -f "$pmix")")
+  mkdir -p "$mpi"/pmix/{lib,share}
+  cp -r "$pmix/pmix" "$mpi/pmix/lib/"
+  cp -r "$pmix/../share/pmix" "$mpi/pmix/share/"
+fi
+
+mapfile -t binaries < <(find "$bundle/bin" "$mpi" -type f \( -path '*/bin/*' -o -name '*.so' \))
 glibc='(ld-linux-x86-64|lib(c|m|mvec|dl|rt|pthread|resolv|util|anl|nsl|thread_db|BrokenLocale))\.so\.[0-9]+'
 target='lib(cuda|nccl|nvidia-ml)\.so\.[0-9]+'
 closure=$(ldd "${binaries[@]}" | awk '$2 == "=>" {print $1, ($3 == "not" ? "not-found" : $3)}' | sort -u |

@@ -40,7 +40,7 @@ export PATH=$here/bin:$here/mpi/bin:$PATH
 # The bundle's Open MPI, whatever else is installed or set here: on this machine alone, as root too, with more ranks than cores,
 # unbound (a rank has several threads). Reading another process's memory is often forbidden in containers.
 while read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(OMPI|OPAL|ORTE|PMIX|PRTE|HWLOC)_')
-export OPAL_PREFIX=$here/mpi OPAL_SYSCONFDIR=$here/mpi/etc
+export OPAL_PREFIX=$here/mpi OPAL_SYSCONFDIR=$here/mpi/etc PMIX_LIBDIR=$here/mpi/pmix/lib PMIX_DATADIR=$here/mpi/pmix/share
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_plm=isolated OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none

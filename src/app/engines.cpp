@@ -73,8 +73,12 @@ Expected<exec::Engine> Engines::engine(comm::Comm& comm, bool exchanges) {
     exchange_use_ = {"none", "nothing moves between ranks"};
     return exec::Engine{device_.get()};
   }
-  if (!exchange_chosen_) RESHARD_CHECK(choose_exchange(comm));
+  if (!exchange_chosen_) {
+    RESHARD_CHECK(choose_exchange(comm));
+    chosen_exchange_ = exchange_use_;
+  }
   exchange_chosen_ = true;
+  exchange_use_ = chosen_exchange_;
   return exec::Engine{device_.get(), groups_.get(), device_ && exchange_wish_ == ExchangeWish::loopback};
 }
 

@@ -115,7 +115,8 @@ plan::Options plan_options(const Options& options, int ranks) {
   plan::Options plan;
   plan.ranks = ranks;
   plan.memory_budget = options.memory_budget;
-  if (options.device_memory_budget > 0) plan.slot_budget = options.device_memory_budget;
+  if (options.device_memory_budget > 0 && options.device != DeviceWish::cpu)
+    plan.slot_budget = options.device_memory_budget;
   plan.route = options.route;
   return plan;
 }

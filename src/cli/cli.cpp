@@ -12,6 +12,7 @@
 #include <ctime>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -160,8 +161,10 @@ void complain(const Error& error) { std::fputs(fmt::format("reshard: error: {}\n
 Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm& comm, bool virtual_ranks);
 
 /// The same command on threads of this process.
-Expected<int> run_on_threads(const std::vector<std::string>& arguments, const comm::Comm& comm, int ranks) {
+Expected<int> run_on_threads(const std::vector<std::string>& arguments, const comm::Comm& comm,
+                             const app::Options& options) {
   constexpr int kMost = 64;
+  const int ranks = options.ranks;
   if (comm.size() > 1) {
     return usage_error("--exchange loopback: ranks are threads of one process; start it without mpirun, or srun -n 1");
   }
@@ -173,7 +176,13 @@ Expected<int> run_on_threads(const std::vector<std::string>& arguments, const co
     Expected<int> mine = run_on_ranks(arguments, thread, true);
     if (thread.rank() == 0) status = std::move(mine);
   };
-  comm::run_virtual_ranks(ranks, body, device::copy_any);
+  // To ask where memory lies would start CUDA.
+  const auto copy = options.device == app::DeviceWish::cpu ? comm::CopyMessage() : device::copy_any;
+  try {
+    comm::run_virtual_ranks(ranks, body, copy);
+  } catch (const std::system_error& error) {
+    return run_error(fmt::format("cannot start {} threads: {}", ranks, error.what()));
+  }
   return status;
 }
 
@@ -188,8 +197,12 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
   }
   const app::Options& options = invocation.options;
   const bool runs = *invocation.command != Command::plan && *invocation.command != Command::jobs && !options.dry_run;
+  if (options.device == app::DeviceWish::cpu && options.exchange == app::ExchangeWish::nccl) {
+    return usage_error(
+        "--exchange nccl: NCCL moves memory of CUDA devices; leave out --device cpu, or say --exchange mpi");
+  }
   if (runs && !virtual_ranks && options.exchange == app::ExchangeWish::loopback) {
-    return run_on_threads(arguments, comm, options.ranks);
+    return run_on_threads(arguments, comm, options);
   }
   if (runs && !virtual_ranks && options.ranks > 0) {
     return usage_error("--ranks: for plan and --exchange loopback alone; the launcher says how many ranks a job has");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <tuple>
 
@@ -227,13 +229,30 @@ std::unique_ptr<Comm> make_self_comm() { return std::make_unique<VirtualComm>(st
 
 void run_virtual_ranks(int size, const std::function<void(Comm&)>& body, const CopyMessage& copy) {
   const auto world = std::make_shared<World>(size, copy);
-  std::vector<std::jthread> ranks;
-  for (int rank = 0; rank < size; ++rank) {
-    ranks.emplace_back([&body, world, rank] {
-      VirtualComm comm(world, rank);
+  enum class Start { wait, go, never };
+  std::atomic<Start> start = Start::wait;
+  const auto run = [&](int rank) {
+    start.wait(Start::wait);
+    if (start == Start::never) return;
+    VirtualComm comm(world, rank);
+    try {
       body(comm);
-    });
+    } catch (const std::exception& error) {
+      comm.abort(Code::failed, std::string("rank ") + std::to_string(rank) + ": " + error.what());
+    }
+  };
+  std::vector<std::jthread> ranks;
+  const auto release = [&](Start how) {
+    start = how;
+    start.notify_all();
+  };
+  try {
+    for (int rank = 0; rank < size; ++rank) ranks.emplace_back(run, rank);
+  } catch (const std::system_error&) {
+    release(Start::never);
+    throw;
   }
+  release(Start::go);
 }
 
 }  // namespace reshard::comm

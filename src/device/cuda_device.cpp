@@ -68,36 +68,54 @@ struct TableBuffer {
     if (host) cudaFreeHost(host);
     if (device) cudaFree(device);
   }
-  cudaError_t reserve(std::size_t bytes) {
-    if (bytes <= capacity) return cudaSuccess;
-    std::size_t wanted = 256 * 1024;
-    while (wanted < bytes) wanted *= 2;
-    if (host) cudaFreeHost(std::exchange(host, nullptr));
-    if (device) cudaFree(std::exchange(device, nullptr));
-    capacity = 0;
-    cudaError_t error = cudaMallocHost(reinterpret_cast<void**>(&host), wanted);
-    if (error == cudaSuccess) error = cudaMalloc(reinterpret_cast<void**>(&device), wanted);
-    if (error == cudaSuccess) capacity = wanted;
+  cudaError_t allocate(std::size_t bytes) {
+    cudaError_t error = cudaMallocHost(reinterpret_cast<void**>(&host), bytes);
+    if (error == cudaSuccess) error = cudaMalloc(reinterpret_cast<void**>(&device), bytes);
+    if (error == cudaSuccess) capacity = bytes;
     return error;
   }
 };
 
-/// Buffers that wait for their next table.
-struct TablePool {
-  std::mutex mutex;
-  std::vector<std::unique_ptr<TableBuffer>> free;
+/// Buffers that wait for their next table. Some are made before anything runs, and none is freed before the device
+/// goes: allocating and freeing may wait for all that is under way.
+class TablePool {
+ public:
+  static constexpr std::size_t kFirstBytes = 1 << 20;
+  static constexpr int kFirst = 12;  // three tables of four rounds
 
-  std::unique_ptr<TableBuffer> take() {
-    const std::lock_guard lock(mutex);
-    if (free.empty()) return std::make_unique<TableBuffer>();
-    auto buffer = std::move(free.back());
-    free.pop_back();
-    return buffer;
+  cudaError_t fill() {
+    for (int i = 0; i < kFirst; ++i) {
+      auto buffer = std::make_unique<TableBuffer>();
+      if (const cudaError_t error = buffer->allocate(kFirstBytes); error != cudaSuccess) return error;
+      free_.push_back(std::move(buffer));
+    }
+    return cudaSuccess;
+  }
+  /// One of at least so many bytes.
+  cudaError_t take(std::size_t bytes, std::unique_ptr<TableBuffer>& buffer) {
+    {
+      const std::lock_guard lock(mutex_);
+      const auto fits =
+          std::find_if(free_.begin(), free_.end(), [&](const auto& one) { return one->capacity >= bytes; });
+      if (fits != free_.end()) {
+        buffer = std::move(*fits);
+        free_.erase(fits);
+        return cudaSuccess;
+      }
+    }
+    std::size_t wanted = kFirstBytes;
+    while (wanted < bytes) wanted *= 2;
+    buffer = std::make_unique<TableBuffer>();
+    return buffer->allocate(wanted);
   }
   void give(std::unique_ptr<TableBuffer> buffer) {
-    const std::lock_guard lock(mutex);
-    free.push_back(std::move(buffer));
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(buffer));
   }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<TableBuffer>> free_;
 };
 
 class PendingTable : public Pending {
@@ -143,6 +161,10 @@ class CudaDevice : public Device {
       if (error != cudaSuccess) return failure(fmt::format("start on {}", name_), error);
       stream->reset(made);
     }
+    // What would otherwise be loaded or made while transfers are under way, and wait for them.
+    cudaError_t error = static_cast<cudaError_t>(repack::preload());
+    if (error == cudaSuccess) error = tables_.fill();
+    if (error != cudaSuccess) return failure(fmt::format("start on {}", name_), error);
     return {};
   }
 
@@ -186,8 +208,8 @@ class CudaDevice : public Device {
     RESHARD_CHECK(use());
     const auto ops = std::as_bytes(table.ops()), tasks = std::as_bytes(table.tasks());
     const std::size_t tasks_at = ops.size(), digests_at = tasks_at + tasks.size(), digest_bytes = digests.size_bytes();
-    std::unique_ptr<TableBuffer> buffer = tables_.take();
-    cudaError_t error = buffer->reserve(digests_at + digest_bytes);
+    std::unique_ptr<TableBuffer> buffer;
+    cudaError_t error = tables_.take(digests_at + digest_bytes, buffer);
     if (error != cudaSuccess) {
       return run_error(
           fmt::format("{}: cannot get {} bytes for a table of copies: {}; give a smaller "
@@ -250,7 +272,9 @@ class CudaDevice : public Device {
         return failure("copy to or from the device", error);
       }
     }
-    return mark(stream);
+    auto marked = mark(stream);
+    if (!marked) cudaStreamSynchronize(stream);  // the copies go on without the event
+    return marked;
   }
 
   const int number_;

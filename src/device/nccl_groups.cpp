@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "reshard/device/groups.h"
@@ -19,7 +21,7 @@ class NcclGroups : public Groups {
   NcclGroups(Nccl& nccl, Device& device) : nccl_(nccl), device_(device) {}
 
   ~NcclGroups() override {
-    if (communicator_ == nullptr) return;
+    if (communicator_ == nullptr || aborting_) return;
     const Result result = nccl_.finalize(communicator_);
     const bool final = result == Result::success || (result == Result::in_progress && settled());
     if (final) {
@@ -47,59 +49,101 @@ class NcclGroups : public Groups {
     }
   }
 
-  bool ready() override { return !aborted_ && !launching_; }
+  bool ready() override {
+    settle();
+    return launching_ == nullptr;
+  }
 
   Expected<std::unique_ptr<Pending>> start(const std::vector<Part>& sends, const std::vector<Part>& receives) override {
+    if (aborting_) return run_error("NCCL was stopped");
     void* const queue = device_.exchange_queue();
+    const auto goes_on = [](Result result) { return result == Result::success || result == Result::in_progress; };
     Result result = nccl_.group_start();
     for (const Part& part : sends) {
-      if (result != Result::success) break;
+      if (!goes_on(result)) break;
       result = nccl_.send(part.bytes, static_cast<std::size_t>(part.length), part.peer, communicator_, queue);
     }
     for (const Part& part : receives) {
-      if (result != Result::success) break;
+      if (!goes_on(result)) break;
       result = nccl_.receive(part.bytes, static_cast<std::size_t>(part.length), part.peer, communicator_, queue);
     }
     // A group that was begun is ended, whatever came between.
     const Result ended = nccl_.group_end();
-    if (result == Result::success) result = ended;
-    if (result != Result::success && result != Result::in_progress) return failure("exchange by NCCL", result);
-    launching_ = true;
-    return std::unique_ptr<Pending>(std::make_unique<Group>(*this));
+    if (goes_on(result)) result = ended;
+    if (!goes_on(result)) return failure("exchange by NCCL", result);
+    launching_ = std::make_shared<Launch>();
+    auto group = std::make_unique<Group>(*this, launching_);
+    settle();
+    return std::unique_ptr<Pending>(std::move(group));
   }
 
   void abort() override {
-    if (communicator_ != nullptr && !aborted_) nccl_.abort(communicator_);
-    aborted_ = true;
-    communicator_ = nullptr;
+    if (communicator_ == nullptr || aborting_) return;
+    aborting_ = true;
+    // It may wait for NCCL's own threads; the caller has deadlines.
+    aborter_ = std::jthread([this] {
+      nccl_.abort(communicator_);
+      aborted_ = true;
+    });
   }
 
  private:
   static constexpr std::chrono::seconds kPatience{10};
 
+  /// What became of the start of a group.
+  struct Launch {
+    std::unique_ptr<Pending> done;  // set when all of it is in the queue
+    std::optional<Error> error;
+  };
+
   class Group : public Pending {
    public:
-    explicit Group(NcclGroups& groups) : groups_(groups) {}
+    Group(NcclGroups& groups, std::shared_ptr<Launch> launch) : groups_(groups), launch_(std::move(launch)) {}
     Expected<bool> test() override {
-      if (!groups_.aborted_) {
-        const Result state = groups_.nccl_.async_error(groups_.communicator_);
-        if (state == Result::in_progress) return false;
-        groups_.launching_ = false;
-        if (state != Result::success) return groups_.failure("exchange by NCCL", state);
+      if (groups_.aborting_) return test_aborted();
+      groups_.settle();
+      if (launch_->error) return *launch_->error;
+      if (!launch_->done) return false;
+      const Result state = groups_.nccl_.async_error(groups_.communicator_);
+      if (state != Result::success && state != Result::in_progress) {
+        return groups_.failure("exchange by NCCL", state);
       }
-      // Only now is all of the group in the queue; of one that was aborted, what the device still works on.
-      if (!done_) {
-        RESHARD_TRY(done_, groups_.device_.mark_exchange());
-      }
-      RESHARD_TRY(const bool done, done_->test());
-      if (done && groups_.aborted_) return run_error("NCCL was stopped");
-      return done;
+      return launch_->done->test();
     }
 
    private:
+    // What the device still works on is waited for.
+    Expected<bool> test_aborted() {
+      if (!groups_.aborted_) return false;
+      if (!launch_->done) {
+        RESHARD_TRY(launch_->done, groups_.device_.mark_exchange());
+      }
+      RESHARD_TRY(const bool done, launch_->done->test());
+      if (done) return run_error("NCCL was stopped");
+      return false;
+    }
+
     NcclGroups& groups_;
-    std::unique_ptr<Pending> done_;
+    std::shared_ptr<Launch> launch_;
   };
+
+  // Marks the end of the group that was started last as soon as all of it is in the queue, before the next one is.
+  void settle() {
+    if (launching_ == nullptr || aborting_) return;
+    const Result state = nccl_.async_error(communicator_);
+    if (state == Result::in_progress) return;
+    if (state == Result::success) {
+      auto marked = device_.mark_exchange();
+      if (marked) {
+        launching_->done = *std::move(marked);
+      } else {
+        launching_->error = marked.error();
+      }
+    } else {
+      launching_->error = failure("exchange by NCCL", state);
+    }
+    launching_.reset();
+  }
 
   bool settled() {
     for (const auto deadline = Clock::now() + kPatience; Clock::now() < deadline;) {
@@ -118,8 +162,10 @@ class NcclGroups : public Groups {
   Nccl& nccl_;
   Device& device_;
   Nccl::Communicator communicator_ = nullptr;
-  bool launching_ = false;  // a group is not in the queue yet
-  bool aborted_ = false;
+  std::shared_ptr<Launch> launching_;  // of the group that is not all in the queue yet
+  bool aborting_ = false;
+  std::atomic<bool> aborted_{false};
+  std::jthread aborter_;  // last: joined first
 };
 
 }  // namespace

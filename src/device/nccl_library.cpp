@@ -19,10 +19,10 @@ class Library : public Nccl {
   Status load() {
     void* library = ::dlopen(kName, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) return run_error(fmt::format("cannot load {}: {}", kName, ::dlerror()));
-    bool complete = true;
+    const char* missing = nullptr;
     const auto find = [&]<class F>(F*& function, const char* name) {
       function = reinterpret_cast<F*>(::dlsym(library, name));
-      complete &= function != nullptr;
+      if (function == nullptr) missing = name;
     };
     find(get_version_, "ncclGetVersion");
     find(get_error_string_, "ncclGetErrorString");
@@ -37,9 +37,10 @@ class Library : public Nccl {
     find(finalize_, "ncclCommFinalize");
     find(destroy_, "ncclCommDestroy");
     find(abort_, "ncclCommAbort");
-    if (!complete || version() < kOldest) {
-      return run_error(
-          fmt::format("{} is too old: version {}, at least {} is needed", kName, complete ? version() : 0, kOldest));
+    if (missing) return run_error(fmt::format("{} is too old: it has no {}", kName, missing));
+    if (version() < kOldest) {
+      return run_error(fmt::format("{} is too old: version {}, at least {} is needed", kName, version_text(version()),
+                                   version_text(kOldest)));
     }
     return {};
   }

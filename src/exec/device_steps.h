@@ -25,7 +25,7 @@ struct DeviceSteps {
     download,  ///< output -> host
   };
   static constexpr std::size_t kSteps = 7;
-  enum class State : std::uint8_t { waiting, running, done };
+  enum class State : std::uint8_t { waiting, running, done, failed };
 
   /// Pure.
   DeviceSteps(const plan::Round& round, bool messages_on_device);

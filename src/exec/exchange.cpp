@@ -11,6 +11,7 @@ int tag_of(Index round) { return static_cast<int>(round % (1 << 15)); }
 
 // A group ends when the slowest peer has packed its part: reads of hours would be needed to get near this.
 constexpr std::chrono::minutes kLongestGroup{15};
+constexpr std::chrono::seconds kEcho{1};
 
 }  // namespace
 
@@ -104,7 +105,7 @@ void MessageExchange::post_sends(Index number, const plan::Round& round) {
 
 bool GroupExchange::step() {
   bool moved = test();
-  while (groups_.ready()) {
+  while (!error_ && groups_.ready()) {
     const auto work = pipeline_.ready_to_receive(next_);
     if (!work || !pipeline_.ready_to_send(next_)) break;
     if (Status started = start(next_, work->round); !started) {
@@ -136,32 +137,37 @@ Status GroupExchange::start(Index number, const plan::Round& round) {
 
 bool GroupExchange::test() {
   bool moved = false;
-  while (!in_flight_.empty()) {
+  while (!in_flight_.empty() && !error_) {
     InFlight& front = in_flight_.front();
     Expected<bool> done = front.group->test();
-    if (done && !*done && !draining_ && Clock::now() - front.started > kLongestGroup) {
+    if (done && !*done && !stopped_ && Clock::now() - front.started > kLongestGroup) {
       done = run_error(
           fmt::format("the exchange of round {} has not ended for {} minutes", front.number, kLongestGroup.count()));
     }
     if (done && !*done) break;
-    if (!done && !draining_) {
-      // It is left to drain(), which stops it.
-      pipeline_.fail(std::move(done).error());
-      return true;
+    if (!done && !stopped_) {
+      error_ = std::move(done).error();
+      failed_ = Clock::now();
+      break;
     }
-    if (!draining_) {
+    if (!stopped_) {
       pipeline_.finish_receives(front.number, front.bytes_received);
       pipeline_.finish_sends(front.number, front.bytes_sent);
     }
     in_flight_.pop_front();
     moved = true;
   }
+  if (error_ && !stopped_ && Clock::now() - failed_ > kEcho) pipeline_.fail(*error_);
   return moved;
 }
 
+void GroupExchange::stop() {
+  stopped_ = true;
+  error_.reset();
+  groups_.abort();
+}
+
 bool GroupExchange::drain(Index) {
-  if (!draining_) groups_.abort();
-  draining_ = true;
   test();
   return in_flight_.empty();
 }

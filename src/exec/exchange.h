@@ -5,6 +5,7 @@
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "pipeline.h"
@@ -29,8 +30,10 @@ class Exchange {
   /// Rounds of which anything is posted are below this. All ranks must post the rounds below the largest such number,
   /// or others wait for ever.
   virtual Index posted() const = 0;
-  /// After a failure, with an idle pipeline: sees to it that nobody waits for messages of the rounds below `bound`.
-  /// True when nothing is under way.
+  /// Some rank failed, and all know it: what can be stopped without the peers is. Errors count no more.
+  virtual void stop() = 0;
+  /// After that, with an idle pipeline: sees to it that nobody waits for messages of the rounds below `bound`. True
+  /// when nothing is under way.
   virtual bool drain(Index bound) = 0;
 };
 
@@ -47,6 +50,7 @@ class MessageExchange : public Exchange {
   bool pending() const override { return !in_flight_.empty(); }
   bool sending() const override;
   Index posted() const override { return std::max(next_receive_, next_send_); }
+  void stop() override {}
   bool drain(Index bound) override;
 
  private:
@@ -77,7 +81,8 @@ class MessageExchange : public Exchange {
 };
 
 /// By groups of transfers between devices, one per round, empty ones too: a round's group is started when all of it is
-/// packed and its received slot is free. Draining aborts the groups, which needs no peer.
+/// packed and its received slot is free. Stopping aborts the groups, which needs no peer. An error of a group may only
+/// be the echo of another rank's failure: that one has a second to be told.
 class GroupExchange : public Exchange {
  public:
   GroupExchange(const Slots& device_slots, Pipeline& pipeline, device::Groups& groups)
@@ -88,6 +93,7 @@ class GroupExchange : public Exchange {
   bool pending() const override { return !in_flight_.empty(); }
   bool sending() const override { return pending(); }
   Index posted() const override { return next_; }
+  void stop() override;
   bool drain(Index bound) override;
 
  private:
@@ -106,7 +112,9 @@ class GroupExchange : public Exchange {
   device::Groups& groups_;
   std::deque<InFlight> in_flight_;
   Index next_ = 0;
-  bool draining_ = false;
+  std::optional<Error> error_;  // of a group
+  Clock::time_point failed_{};
+  bool stopped_ = false;
 };
 
 }  // namespace reshard::exec

@@ -72,6 +72,7 @@ class Conductor {
   // the slots hold, and then nobody waits for anybody.
   void wind_up() {
     pipeline_.stop();
+    if (exchange_) exchange_->stop();
     const Clock::time_point deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                                           std::chrono::duration<double>(options_.agreement_timeout_s));
     const auto wait_until = [&](const char* what, const auto& reached) {

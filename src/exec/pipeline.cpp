@@ -241,12 +241,16 @@ bool Pipeline::test_steps() {
       const auto step = static_cast<DeviceSteps::Step>(i);
       busy[static_cast<std::size_t>(stage_of(step))] = true;
       const Expected<bool> done = work->device->pending[i]->test();
-      if (!done) set_error(done.error());
       if (done && !*done) continue;
       work->device->pending[i].reset();
       --steps_running_;
       any = true;
-      if (done) end_step(work, step);
+      if (done) {
+        end_step(work, step);
+      } else {
+        work->device->state[i] = DeviceSteps::State::failed;
+        set_error(done.error());
+      }
     }
   }
   for (std::size_t stage = 0; stage < kStages; ++stage) {

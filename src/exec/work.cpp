@@ -98,7 +98,8 @@ bool RoundWork::frees_on_device(plan::Slot slot) const {
     case plan::Slot::source:
       return device->done(DeviceSteps::pack) && device->done(DeviceSteps::local);
     case plan::Slot::outgoing:
-      return device->done(DeviceSteps::fetch) && sent;
+      // Bytes that were fetched are sent from the host.
+      return device->done(DeviceSteps::fetch) && (sent || !device->ranges[DeviceSteps::fetch].empty());
     case plan::Slot::received:
       return device->done(DeviceSteps::remote);
     case plan::Slot::output:

@@ -74,6 +74,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 
 }  // namespace
 
+int preload() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, run_tasks);
+}
+
 int launch(const Op* device_ops, const Task* device_tasks, Index num_tasks, const SlotBases& slots,
            std::uint64_t* device_digests, void* stream) {
   if (num_tasks == 0) return cudaSuccess;

@@ -82,11 +82,21 @@ TEST_F(Engines, SaysWhyThereIsNoDevice) {
   refuse("--exchange nccl --route exchange", 4, "error: --exchange nccl: NCCL moves memory of CUDA devices", 2);
 }
 
+TEST_F(Engines, TheSameBytesByCuda) {
+  if (!has_cuda_) GTEST_SKIP() << device::describe_cuda();
+  convert("cpu", "--device cpu");
+  EXPECT_EQ(convert("auto", "")["device"], "cuda");
+  EXPECT_EQ(convert("threads", "--device cuda --route exchange --exchange loopback --ranks 3")["exchange"], "loopback");
+  EXPECT_EQ(convert("processes", "--device cuda --route exchange --exchange mpi", 3)["exchange"], "mpi");
+  for (const char* other : {"auto", "threads", "processes"}) expect_same("cpu", other);
+}
+
 TEST_F(Engines, RefusesWhatCannotBe) {
   refuse("--exchange loopback", 2, "say --ranks N, how many threads, from 1 to 64");
   refuse("--exchange loopback --ranks 65", 2, "say --ranks N");
   refuse("--exchange loopback --ranks 2", 2, "start it without mpirun", 2);
   refuse("--ranks 2", 2, "the launcher says how many ranks a job has");
+  refuse("--device cpu --exchange nccl", 2, "leave out --device cpu, or say --exchange mpi");
   refuse("--exchange smoke", 2, "expected auto, mpi, nccl or loopback");
   refuse("--device tpu", 2, "expected auto, cpu or cuda");
   refuse("--device-memory-budget 4KiB", 2, "--device-memory-budget 4.0 KiB is too small");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Streams on a real device: virtual ranks that share it, with messages through the host and within the device.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include "reshard/device/device.h"
@@ -11,8 +12,9 @@ namespace {
 class CudaStream : public testing::Test {
  protected:
   void SetUp() override {
-    if (const auto device = device::open_cuda(0); !device) GTEST_SKIP() << device.error().message;
+    if (cudaGetDeviceCount(&devices_) != cudaSuccess || devices_ == 0) GTEST_SKIP() << device::describe_cuda();
   }
+  int devices_ = 0;
 
   static void run(bool messages_on_device) {
     for (std::uint64_t seed = 0; seed < 24; ++seed) {
@@ -51,9 +53,10 @@ TEST_F(CudaStream, TooMuchMemoryIsOneLine) {
 }
 
 TEST_F(CudaStream, RanksTakeDevicesInTurn) {
-  const auto first = device::open_cuda(0), again = device::open_cuda(0);
-  ASSERT_TRUE(first && again);
+  const auto first = device::open_cuda(0), second = device::open_cuda(1), again = device::open_cuda(devices_);
+  ASSERT_TRUE(first && second && again);
   EXPECT_EQ((*first)->identity(), (*again)->identity());
+  EXPECT_EQ((*first)->identity() == (*second)->identity(), devices_ == 1);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // Streams that repack on a device and exchange between devices, with an emulated device and a recorded NCCL.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 
@@ -34,6 +35,7 @@ struct Ran {
 struct Hooks {
   std::function<void(int rank, test::HostDevice&)> device;
   std::function<Status(int rank, std::uint32_t file)> before_read;
+  std::function<std::string()> interruption;
   double nccl_timeout_s = kPatience_s;
 };
 
@@ -52,6 +54,7 @@ Ran run(const Job& job, Carrier carrier, test::NcclWorld& world, std::uint64_t r
     exec::Options options;
     options.io_threads = 1 + static_cast<int>(random % 4);
     options.io_block_bytes = random % 2 ? 4096 : 8 * kMiB;
+    options.interruption = hooks.interruption;
     options.engine.device = &device;
     options.engine.messages_on_device = carrier == Carrier::loopback;
     const auto r = static_cast<std::size_t>(rank);
@@ -141,26 +144,22 @@ TEST(DeviceStream, GroupsOfRandomJobsMatch) {
   }
 }
 
-TEST(DeviceStream, AJobWhoseMessagesDoNotFitIsFoundOut) {
+TEST(DeviceStream, TheRecordFindsMessagesThatDoNotFit) {
   std::mt19937_64 random(5);
   Job job = exchanging_job(random, 2);
-  const auto has_message = [&](const plan::Round& round) { return !round.sends.empty(); };
-  auto& rounds = job.ranks[0].rounds;
-  const auto round = std::find_if(rounds.begin(), rounds.end(), has_message);
-  ASSERT_NE(round, rounds.end());
-  const auto number = static_cast<std::size_t>(round - rounds.begin());
-  test::NcclWorld world(2);
-  test::NcclWorld::Group sends, receives;
-  std::byte byte{};
-  for (std::size_t i = 0; i < number; ++i) {
-    world.start(0, {});
-    world.start(1, {});
+  // A receive that is a byte short: the peers' groups no longer fit, and none of the rounds after can end.
+  for (plan::Round& round : job.ranks[1].rounds) {
+    const auto from_peer = [](const plan::Message& message) { return message.peer == 0; };
+    const auto message = std::find_if(round.receives.begin(), round.receives.end(), from_peer);
+    if (message == round.receives.end()) continue;
+    --message->length;
+    break;
   }
-  sends.sends.push_back({&byte, 1, 1});
-  world.start(0, sends);
-  world.start(1, receives);
-  EXPECT_EQ(world.violations().size(), 1u);
-  EXPECT_FALSE(world.finished(0, number));
+  test::NcclWorld world(2);
+  Hooks hooks;
+  hooks.interruption = [&] { return world.violations().empty() ? std::string() : std::string("found out"); };
+  expect_all_fail(run(job, Carrier::nccl, world, random(), hooks), "found out");
+  EXPECT_SAYS(world.violations().at(0), "sends from 0 to 1 are not those that are received");
 }
 
 TEST(DeviceStream, AFailingReadEndsAllRanksWhileGroupsAreUnderWay) {
@@ -173,6 +172,7 @@ TEST(DeviceStream, AFailingReadEndsAllRanksWhileGroupsAreUnderWay) {
     const auto carrier = static_cast<Carrier>(trial % 3);
     const Job job = exchanging_job(random, ranks, 60);
     test::NcclWorld world(ranks);
+    world.echoes = true;  // the first failure is told, not what it does to the others
     const int failing = static_cast<int>(random() % static_cast<std::uint64_t>(ranks));
     std::atomic<int> left = static_cast<int>(random() % 20);
     Hooks hooks;
@@ -241,6 +241,67 @@ TEST(DeviceStream, AFailingKernelEndsAllRanks) {
     hooks.device = [](int rank, test::HostDevice& device) { device.repacks_left = rank == 2 ? 5 : 1 << 30; };
     expect_all_fail(run(job, carrier, world, random(), hooks), "rank 2: emulated device: a kernel failed");
   }
+}
+
+TEST(DeviceStream, WorkThatFailsWhileItIsUnderWayEndsAllRanks) {
+  std::mt19937_64 random(17);
+  for (const int after : {0, 1, 7, 20, 40}) {
+    for (const auto carrier : {Carrier::host, Carrier::loopback, Carrier::nccl}) {
+      const Job job = exchanging_job(random, 3, 60);
+      test::NcclWorld world(3);
+      world.echoes = true;
+      Hooks hooks;
+      hooks.device = [&](int rank, test::HostDevice& device) { device.waits_left = rank == 1 ? after : 1 << 30; };
+      expect_all_fail(run(job, carrier, world, random(), hooks), "rank 1: emulated device: an illegal address");
+    }
+  }
+}
+
+// The end of a group is marked before the next one is in the queue, so that it does not wait for that one.
+TEST(DeviceStream, AGroupEndsBeforeTheOneAfterIt) {
+  test::NcclWorld world(2);
+  comm::run_virtual_ranks(2, [&](comm::Comm& comm) {
+    test::HostDevice device;
+    test::FakeNccl nccl(world, comm.rank());
+    const auto groups = device::make_nccl_groups(nccl, device, comm, kPatience_s);
+    ASSERT_TRUE(groups);
+    const auto memory = device.allocate(2);
+    ASSERT_TRUE(memory);
+    const int peer = 1 - comm.rank();
+    const auto start = [&](int number) {
+      while (!(*groups)->ready()) continue;
+      auto group = (*groups)->start({{peer, memory->get() + number, 1}}, {});
+      EXPECT_TRUE(group);
+      return *std::move(group);
+    };
+    // Rank 1 receives the first message and not the second.
+    const auto receive = [&]() {
+      while (!(*groups)->ready()) continue;
+      auto group = (*groups)->start({}, {{peer, memory->get(), 1}});
+      EXPECT_TRUE(group);
+      return *std::move(group);
+    };
+    const auto finish = [](device::Pending& group) {
+      for (Expected<bool> done = false; !*done;) {
+        done = group.test();
+        ASSERT_TRUE(done);
+      }
+    };
+    const auto first = comm.rank() == 0 ? start(0) : receive();
+    if (comm.rank() == 0) {
+      const auto second = start(1);
+      finish(*first);
+      for (int i = 0; i < 20; ++i) EXPECT_FALSE(*second->test());
+      comm.barrier();
+      finish(*second);
+    } else {
+      finish(*first);
+      comm.barrier();
+      const auto second = receive();
+      finish(*second);
+    }
+  });
+  EXPECT_EQ(world.violations(), std::vector<std::string>());
 }
 
 TEST(DeviceStream, TellsWhatTheDeviceWasBusyWith) {

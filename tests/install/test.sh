@@ -15,7 +15,7 @@ if [ -z "${RESHARD_FIXTURES:-}" ] && [ -d ../shared/fixtures ]; then
 fi
 
 cuda=OFF
-nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc || true)
+nvcc=$(command -v "${CUDACXX:-nvcc}" || command -v /usr/local/cuda/bin/nvcc || true)
 if [ -n "$nvcc" ]; then
   cuda=ON
   export CUDACXX="$nvcc"

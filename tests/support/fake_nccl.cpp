@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "tests/support/host_device.h"
@@ -70,6 +71,11 @@ void NcclWorld::abort(int rank) {
   ranks_[static_cast<std::size_t>(rank)].aborted = true;
 }
 
+bool NcclWorld::any_aborted() {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.aborted; });
+}
+
 std::vector<std::string> NcclWorld::violations() {
   const std::lock_guard lock(mutex_);
   return violations_;
@@ -121,7 +127,7 @@ Result FakeNccl::send(const std::byte* bytes, std::size_t length, int peer, Comm
   if (!HostDevice::owns(bytes, static_cast<Index>(length))) violate("a send from memory of the host");
   queue_ = queue;
   group_.sends.push_back({const_cast<std::byte*>(bytes), length, peer});
-  return Result::success;
+  return group_.sends.size() % 3 == 2 ? Result::in_progress : Result::success;
 }
 
 Result FakeNccl::receive(std::byte* bytes, std::size_t length, int peer, Communicator communicator, void* queue) {
@@ -129,7 +135,7 @@ Result FakeNccl::receive(std::byte* bytes, std::size_t length, int peer, Communi
   if (!HostDevice::owns(bytes, static_cast<Index>(length))) violate("a receive into memory of the host");
   queue_ = queue;
   group_.receives.push_back({bytes, length, peer});
-  return Result::success;
+  return group_.receives.size() % 2 == 1 ? Result::in_progress : Result::success;
 }
 
 Result FakeNccl::group_end() {
@@ -153,7 +159,7 @@ Result FakeNccl::async_error(Communicator) {
     --polls_left_;
     return Result::in_progress;
   }
-  return failed_ ? kRemoteError : Result::success;
+  return failed_ || (world_.echoes && world_.any_aborted()) ? kRemoteError : Result::success;
 }
 
 Result FakeNccl::finalize(Communicator) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -31,6 +32,7 @@ class NcclWorld {
   void start(int rank, Group group);
   bool finished(int rank, std::size_t number);
   void abort(int rank);
+  bool any_aborted();
 
   /// Rules that were broken: sends and receives of one group number that do not fit each other. Empty: none.
   std::vector<std::string> violations();
@@ -41,6 +43,7 @@ class NcclWorld {
   std::size_t failing_group = 0;
   int polls = 2;                     ///< how often a call is still in progress when asked
   std::map<int, int> versions = {};  ///< of ranks with another one than 22809
+  bool echoes = false;               ///< peers of a rank that aborted see an error
   int silent_rank = -1;              ///< whose communicator never comes to be
 
  private:
@@ -82,7 +85,8 @@ class FakeNccl : public device::Nccl {
   NcclWorld& world_;
   const int rank_;
   int polls_left_ = 0;
-  bool in_group_ = false, gone_ = false, failed_ = false;
+  bool in_group_ = false, failed_ = false;
+  std::atomic<bool> gone_{false};
   NcclWorld::Group group_;
   void* queue_ = nullptr;
   std::size_t next_group_ = 0;

@@ -54,6 +54,12 @@ class HostDevice::Wait : public device::Pending {
   }
   Expected<bool> test() override {
     if (looks_-- > 0) return false;
+    if (device_.waits_left-- <= 0) {
+      // It reads and writes until it fails.
+      queue_.reach(end_);
+      done_ = true;
+      return run_error("emulated device: an illegal address");
+    }
     return done_ = done_ || queue_.reach(end_);
   }
 

@@ -55,9 +55,10 @@ class HostDevice : public device::Device {
 
   // Faults and findings, set before and read after use.
   Index memory_left = Index{1} << 40;
-  int repacks_left = 1 << 30;   ///< then they fail
-  std::atomic<int> misuses{0};  ///< host memory in place of the device's, or the other way, or not pinned
-  std::atomic<int> pending{0};  ///< that were not waited for
+  std::atomic<int> waits_left{1 << 30};  ///< then work fails while it is under way
+  int repacks_left = 1 << 30;            ///< then they fail
+  std::atomic<int> misuses{0};           ///< host memory in place of the device's, or the other way, or not pinned
+  std::atomic<int> pending{0};           ///< that were not waited for
   std::string identity_ = "host:0";
 
  private:

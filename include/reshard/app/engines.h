@@ -45,7 +45,7 @@ class Engines {
   DeviceWish device_wish_;
   ExchangeWish exchange_wish_;
   bool device_chosen_ = false, exchange_chosen_ = false;
-  Use device_use_, exchange_use_;
+  Use device_use_, exchange_use_, chosen_exchange_;
   std::unique_ptr<device::Device> device_;
   std::unique_ptr<device::Nccl> nccl_;
   std::unique_ptr<device::Groups> groups_;  // last: gone first

@@ -74,7 +74,9 @@ std::unique_ptr<Comm> make_self_comm();
 Expected<std::unique_ptr<Comm>> make_mpi_comm();
 /// How virtual ranks move the bytes of a message; empty: as bytes of the host.
 using CopyMessage = std::function<Status(std::byte* to, const std::byte* from, std::size_t bytes)>;
-/// Runs `body` on `size` virtual ranks, a thread each; returns when all have returned.
+/// Runs `body` on `size` virtual ranks, a thread each; returns when all have returned. An exception of one ends the
+/// process, as an error of MPI does. Throws std::system_error if the system gives not that many threads; then none has
+/// begun.
 void run_virtual_ranks(int size, const std::function<void(Comm&)>& body, const CopyMessage& copy = {});
 
 }  // namespace reshard::comm

@@ -8,6 +8,9 @@
 
 namespace reshard::repack {
 
+/// Loads the kernel now, not at its first launch. Returns a cudaError_t. Local.
+int preload();
+
 /// Enqueues the tasks on a stream (a cudaStream_t) of the current device: results are those of `emulate`. Ops, tasks,
 /// slots and digests lie in device memory, and stay until the stream has come past. Returns a cudaError_t; 0 is
 /// success. Built where a CUDA compiler is (RESHARD_HAS_CUDA). Local.

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 
 #include "reshard/exec/executor.h"
 #include "tests/support/fake_nccl.h"
@@ -17,11 +16,6 @@ namespace {
 
 using test::Bytes;
 using test::Job;
-
-std::uint64_t seed() {
-  const char* fixed = std::getenv("RESHARD_SEED");
-  return fixed ? std::strtoull(fixed, nullptr, 10) : std::random_device()();
-}
 
 enum class Carrier { host, loopback, nccl };
 constexpr double kPatience_s = 20;
@@ -96,7 +90,7 @@ Job exchanging_job(std::mt19937_64& random, int ranks, Index rounds = 30) {
 }
 
 TEST(DeviceStream, RandomJobsEqualTheNaiveExecution) {
-  const std::uint64_t start = seed();
+  const std::uint64_t start = test::random_seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 90; ++trial) {
@@ -126,7 +120,7 @@ TEST(DeviceStream, RandomJobsEqualTheNaiveExecution) {
 // Each send has its receive of as many bytes in the group of the same number, and no rank waits for one that never
 // comes.
 TEST(DeviceStream, GroupsOfRandomJobsMatch) {
-  const std::uint64_t start = seed();
+  const std::uint64_t start = test::random_seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 200; ++trial) {
@@ -163,7 +157,7 @@ TEST(DeviceStream, TheRecordFindsMessagesThatDoNotFit) {
 }
 
 TEST(DeviceStream, AFailingReadEndsAllRanksWhileGroupsAreUnderWay) {
-  const std::uint64_t start = seed();
+  const std::uint64_t start = test::random_seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 45; ++trial) {

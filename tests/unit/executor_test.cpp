@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <thread>
 
 #include "tests/support/streams.h"
@@ -13,11 +12,6 @@ namespace {
 
 using test::Bytes;
 using test::Job;
-
-std::uint64_t seed() {
-  const char* fixed = std::getenv("RESHARD_SEED");
-  return fixed ? std::strtoull(fixed, nullptr, 10) : std::random_device()();
-}
 
 std::vector<Bytes> make_targets(const Job& job) {
   std::vector<Bytes> targets;
@@ -67,7 +61,7 @@ exec::Options random_options(std::mt19937_64& random) {
 }
 
 TEST(Executor, RandomJobsEqualTheNaiveExecution) {
-  const std::uint64_t start = seed();
+  const std::uint64_t start = test::random_seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 60; ++trial) {
@@ -146,7 +140,7 @@ void expect_all_fail(const Ran& got, const std::string& message, Code code) {
 }
 
 TEST(Executor, AFailureAnywhereStopsAllRanksWithOneError) {
-  const std::uint64_t start = seed();
+  const std::uint64_t start = test::random_seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 60; ++trial) {

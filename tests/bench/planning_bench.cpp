@@ -285,11 +285,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace reshard::bench
 
-int main(int argc, char** argv) {
-  try {
-    return reshard::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "{}: {}\n", argv[0], error.what());
-    return 4;
-  }
-}
+int main(int argc, char** argv) { return reshard::bench::run_benchmark(reshard::bench::run, argc, argv); }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <exception>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -115,5 +116,15 @@ class Report {
   Json rows_ = Json::array();
   bool ok_ = true;
 };
+
+/// The main of a benchmark: its exit status, or 4 and a line on stderr where it broke off.
+inline int run_benchmark(int (*run)(int argc, char** argv), int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}: {}\n", argv[0], error.what());
+    return 4;
+  }
+}
 
 }  // namespace reshard::bench

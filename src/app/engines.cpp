@@ -42,12 +42,6 @@ std::string_view to_string(ExchangeWish wish) {
   return "auto";
 }
 
-Expected<device::Device*> Engines::device(comm::Comm& comm) {
-  if (!device_chosen_) RESHARD_CHECK(choose_device(comm));
-  device_chosen_ = true;
-  return device_.get();
-}
-
 Status Engines::choose_device(comm::Comm& comm) {
   if (device_wish_ == DeviceWish::cpu) {
     device_use_ = {"cpu", "--device cpu"};
@@ -68,16 +62,12 @@ Status Engines::choose_device(comm::Comm& comm) {
 }
 
 Expected<exec::Engine> Engines::engine(comm::Comm& comm, bool exchanges) {
-  RESHARD_CHECK(device(comm));
+  if (device_use_.name.empty()) RESHARD_CHECK(choose_device(comm));
   if (!exchanges) {
     exchange_use_ = {"none", "nothing moves between ranks"};
     return exec::Engine{device_.get()};
   }
-  if (!exchange_chosen_) {
-    RESHARD_CHECK(choose_exchange(comm));
-    chosen_exchange_ = exchange_use_;
-  }
-  exchange_chosen_ = true;
+  if (chosen_exchange_.name.empty()) RESHARD_CHECK(choose_exchange(comm));
   exchange_use_ = chosen_exchange_;
   return exec::Engine{device_.get(), groups_.get(), device_ && exchange_wish_ == ExchangeWish::loopback};
 }
@@ -85,10 +75,10 @@ Expected<exec::Engine> Engines::engine(comm::Comm& comm, bool exchanges) {
 Status Engines::choose_exchange(comm::Comm& comm) {
   switch (exchange_wish_) {
     case ExchangeWish::loopback:
-      exchange_use_ = {"loopback", "ranks are threads of one process"};
+      chosen_exchange_ = {"loopback", "ranks are threads of one process"};
       return {};
     case ExchangeWish::mpi:
-      exchange_use_ = {"mpi", "--exchange mpi"};
+      chosen_exchange_ = {"mpi", "--exchange mpi"};
       return {};
     case ExchangeWish::nccl:
       if (!device_) {
@@ -102,7 +92,7 @@ Status Engines::choose_exchange(comm::Comm& comm) {
       break;
   }
   if (!device_) {
-    exchange_use_ = {"mpi", "ranks repack on the CPU"};
+    chosen_exchange_ = {"mpi", "ranks repack on the CPU"};
     return {};
   }
   // NCCL refuses ranks that share a device.
@@ -111,7 +101,7 @@ Status Engines::choose_exchange(comm::Comm& comm) {
   for (std::size_t rank = 0; rank < devices.size(); ++rank) {
     const auto [other, alone] = rank_of.emplace(devices[rank], rank);
     if (alone) continue;
-    exchange_use_ = {"mpi", fmt::format("ranks {} and {} share a device", other->second, rank)};
+    chosen_exchange_ = {"mpi", fmt::format("ranks {} and {} share a device", other->second, rank)};
     return {};
   }
   return start_nccl(comm);
@@ -121,7 +111,7 @@ Status Engines::start_nccl(comm::Comm& comm) {
   Expected<std::unique_ptr<device::Nccl>> loaded = device::load_nccl();
   if (const std::string reason = first_reason(comm, loaded ? "" : loaded.error().message); !reason.empty()) {
     if (exchange_wish_ == ExchangeWish::nccl) return run_error(fmt::format("--exchange nccl: {}", reason));
-    exchange_use_ = {"mpi", reason};
+    chosen_exchange_ = {"mpi", reason};
     return {};
   }
   nccl_ = *std::move(loaded);
@@ -132,7 +122,7 @@ Status Engines::start_nccl(comm::Comm& comm) {
     return error;
   }
   groups_ = *std::move(groups);
-  exchange_use_ = {"nccl", fmt::format("version {}", device::version_text(nccl_->version()))};
+  chosen_exchange_ = {"nccl", fmt::format("version {}", device::version_text(nccl_->version()))};
   return {};
 }
 

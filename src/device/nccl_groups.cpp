@@ -22,9 +22,9 @@ class NcclGroups : public Groups {
 
   ~NcclGroups() override {
     if (communicator_ == nullptr || aborting_) return;
-    const Result result = nccl_.finalize(communicator_);
-    const bool final = result == Result::success || (result == Result::in_progress && settled());
-    if (final) {
+    Result result = nccl_.finalize(communicator_);
+    if (result == Result::in_progress) result = settled(kPatience);
+    if (result == Result::success) {
       nccl_.destroy(communicator_);
     } else {
       abort();
@@ -34,19 +34,13 @@ class NcclGroups : public Groups {
   Status init(int size, const Nccl::Id& id, int rank, std::chrono::duration<double> patience) {
     const Result result = nccl_.init_rank(communicator_, size, id, rank);
     if (result != Result::success && result != Result::in_progress) return failure("start NCCL", result);
-    const Clock::time_point deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
-    while (true) {
-      const Result state = nccl_.async_error(communicator_);
-      if (state == Result::success) return {};
-      if (state != Result::in_progress) return failure("start NCCL", state);
-      if (Clock::now() > deadline) {
-        return run_error(
-            fmt::format("NCCL did not start within {:.0f} s: do all ranks reach each other "
-                        "(NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more)?",
-                        patience.count()));
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    const Result state = settled(patience);
+    if (state == Result::success) return {};
+    if (state != Result::in_progress) return failure("start NCCL", state);
+    return run_error(
+        fmt::format("NCCL did not start within {:.0f} s: do all ranks reach each other "
+                    "(NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more)?",
+                    patience.count()));
   }
 
   bool ready() override {
@@ -145,13 +139,14 @@ class NcclGroups : public Groups {
     launching_.reset();
   }
 
-  bool settled() {
-    for (const auto deadline = Clock::now() + kPatience; Clock::now() < deadline;) {
+  // What the communicator's call in progress came to; in_progress, if it takes longer than that.
+  Result settled(std::chrono::duration<double> patience) {
+    const auto start = Clock::now();
+    while (true) {
       const Result state = nccl_.async_error(communicator_);
-      if (state != Result::in_progress) return state == Result::success;
+      if (state != Result::in_progress || Clock::now() - start > patience) return state;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    return false;
   }
 
   Error failure(const char* what, Result result) {

@@ -38,7 +38,7 @@ class HostDevice : public device::Device {
   ~HostDevice() override;
 
   std::string name() const override { return "emulated device"; }
-  std::string identity() const override { return identity_; }
+  std::string identity() const override { return "host:0"; }
   Expected<std::shared_ptr<std::byte>> allocate(Index bytes) override;
   Expected<std::shared_ptr<void>> pin(std::span<std::byte> memory) override;
   Expected<std::unique_ptr<device::Pending>> upload(std::byte* device, const std::byte* host,
@@ -59,7 +59,6 @@ class HostDevice : public device::Device {
   int repacks_left = 1 << 30;            ///< then they fail
   std::atomic<int> misuses{0};           ///< host memory in place of the device's, or the other way, or not pinned
   std::atomic<int> pending{0};           ///< that were not waited for
-  std::string identity_ = "host:0";
 
  private:
   class Wait;

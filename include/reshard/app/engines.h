@@ -24,10 +24,8 @@ class Engines {
  public:
   Engines(DeviceWish device, ExchangeWish exchange) : device_wish_(device), exchange_wish_(exchange) {}
 
-  /// The device to repack on, or none. Errors (failed): one was asked for that a rank does not have. Collective.
-  Expected<device::Device*> device(comm::Comm& comm);
-  /// For a stream that exchanges, or not. Errors (failed): as device; NCCL was asked for and cannot be used, or does
-  /// not start. Collective.
+  /// For a stream that exchanges, or not. Errors (failed): a device was asked for that a rank does not have; NCCL was
+  /// asked for and cannot be used, or does not start. Collective.
   Expected<exec::Engine> engine(comm::Comm& comm, bool exchanges);
 
   /// For reports, after engine(): what is used ("cpu", "mpi", ...) and why, in a few words.
@@ -44,8 +42,8 @@ class Engines {
 
   DeviceWish device_wish_;
   ExchangeWish exchange_wish_;
-  bool device_chosen_ = false, exchange_chosen_ = false;
-  Use device_use_, exchange_use_, chosen_exchange_;
+  Use device_use_, chosen_exchange_;  // names are empty until they are chosen
+  Use exchange_use_;                  // of the newest stream
   std::unique_ptr<device::Device> device_;
   std::unique_ptr<device::Nccl> nccl_;
   std::unique_ptr<device::Groups> groups_;  // last: gone first

@@ -7,6 +7,7 @@
 #include "reshard/repack/cuda_kernel.h"
 #include "tests/support/device_copies.h"
 #include "tests/support/random_copies.h"
+#include "tests/support/seed.h"
 
 namespace reshard {
 namespace {

@@ -11,6 +11,7 @@
 #include "src/repack/op_maker.h"
 #include "tests/support/device_copies.h"
 #include "tests/support/random_copies.h"
+#include "tests/support/seed.h"
 
 namespace reshard {
 namespace {

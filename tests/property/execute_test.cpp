@@ -14,6 +14,7 @@
 #include "tests/support/host_device.h"
 #include "tests/support/oracle.h"
 #include "tests/support/random_layouts.h"
+#include "tests/support/seed.h"
 #include "tests/support/streams.h"
 
 namespace reshard::test {
@@ -87,8 +88,7 @@ Values values_there(const layout::Layout& layout, const Strides& strides, const 
 }
 
 TEST(ExecuteProperty, CountersAndBytesAreThoseOfThePlan) {
-  const char* set = std::getenv("RESHARD_SEED");
-  const std::uint64_t first_seed = set != nullptr ? std::strtoull(set, nullptr, 10) : 1;
+  const std::uint64_t first_seed = seed_or(1);
   Index exchanged = 0, shared = 0;
   for (std::uint64_t seed = first_seed; seed < first_seed + kPlans; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));

@@ -11,6 +11,7 @@
 
 #include "tests/support/paths.h"
 #include "tests/support/program.h"
+#include "tests/support/seed.h"
 
 namespace reshard::test {
 namespace {
@@ -145,8 +146,7 @@ void must(const std::string& arguments, int ranks = 1) {
 }
 
 TEST(FormatsProperty, ThereAndBackByAnyWay) {
-  const char* set = std::getenv("RESHARD_SEED");
-  const std::uint64_t first_seed = set != nullptr ? std::strtoull(set, nullptr, 10) : 1;
+  const std::uint64_t first_seed = seed_or(1);
   std::map<std::string, int> ways;
   for (std::uint64_t seed = first_seed; seed < first_seed + 40; ++seed) {
     Random random{std::mt19937_64(seed)};

@@ -9,16 +9,12 @@
 #include "reshard/layout/canonical_table.h"
 #include "tests/support/oracle.h"
 #include "tests/support/random_layouts.h"
+#include "tests/support/seed.h"
 
 namespace reshard::test {
 namespace {
 
 constexpr int kCases = 150;
-
-std::uint64_t first_seed() {
-  const char* seed = std::getenv("RESHARD_SEED");
-  return seed != nullptr ? std::strtoull(seed, nullptr, 10) : 1;
-}
 
 Files oracle_files(const layout::Layout& layout, const std::vector<plan::Place>& places,
                    const std::vector<Index>& sizes) {
@@ -58,7 +54,7 @@ plan::Sizes small_sizes(std::mt19937_64& random) {
 }
 
 TEST(PlanProperty, LayoutsHoldEveryCanonicalElement) {
-  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+  for (std::uint64_t seed = seed_or(1); seed < seed_or(1) + kCases; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const auto canon = random_model(random);
@@ -83,7 +79,7 @@ TEST(PlanProperty, LayoutsHoldEveryCanonicalElement) {
 
 TEST(PlanProperty, TargetsAreWhatTheOracleSays) {
   int exchanged = 0, many_rounds = 0;
-  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+  for (std::uint64_t seed = seed_or(1); seed < seed_or(1) + kCases; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const auto canon = random_model(random);
@@ -137,7 +133,7 @@ TEST(PlanProperty, TargetsAreWhatTheOracleSays) {
 // are cut alike however they are run.
 TEST(PlanProperty, PartsMakeTheWhole) {
   int shared = 0;
-  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+  for (std::uint64_t seed = seed_or(1); seed < seed_or(1) + kCases; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const auto canon = random_model(random);
@@ -209,7 +205,7 @@ TEST(PlanProperty, PartsMakeTheWhole) {
 
 TEST(PlanProperty, DigestsDoNotDependOnTheLayoutAndReplicasAreCompared) {
   int replicas = 0;
-  for (std::uint64_t seed = first_seed(); seed < first_seed() + kCases; ++seed) {
+  for (std::uint64_t seed = seed_or(1); seed < seed_or(1) + kCases; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const auto canon = random_model(random);
@@ -274,7 +270,7 @@ TEST(PlanProperty, DigestsDoNotDependOnTheLayoutAndReplicasAreCompared) {
 TEST(PlanProperty, AWrongRuleIsCaught) {
   // Gate and up have one shape: swapped, nothing but the values can tell.
   int caught = 0;
-  for (std::uint64_t seed = first_seed(); seed < first_seed() + 20; ++seed) {
+  for (std::uint64_t seed = seed_or(1); seed < seed_or(1) + 20; ++seed) {
     SCOPED_TRACE("RESHARD_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const auto canon = random_model(random);

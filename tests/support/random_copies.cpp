@@ -77,9 +77,4 @@ CopyCase random_copy(std::mt19937_64& random) {
   return result;
 }
 
-std::uint64_t seed() {
-  const char* fixed = std::getenv("RESHARD_SEED");
-  return fixed ? std::strtoull(fixed, nullptr, 10) : std::random_device()();
-}
-
 }  // namespace reshard::test

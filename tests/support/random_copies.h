@@ -24,7 +24,4 @@ struct CopyCase {
 /// cast, at any address.
 CopyCase random_copy(std::mt19937_64& random);
 
-/// RESHARD_SEED, or a new one.
-std::uint64_t seed();
-
 }  // namespace reshard::test

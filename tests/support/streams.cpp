@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -315,11 +314,6 @@ Status MemorySink::consume(const plan::Round& round, std::size_t write, std::spa
 Status MemorySink::finish() {
   ++finished;
   return finish_status;
-}
-
-std::uint64_t random_seed() {
-  const char* fixed = std::getenv("RESHARD_SEED");
-  return fixed ? std::strtoull(fixed, nullptr, 10) : std::random_device()();
 }
 
 void expect_naive_result(comm::Comm& comm, const Job& job, const exec::Options& options) {

@@ -16,9 +16,6 @@ namespace reshard::test {
 
 using Bytes = std::vector<std::byte>;
 
-/// RESHARD_SEED if that is set, else another one each time: tests say which.
-std::uint64_t random_seed();
-
 /// A schedule held in vectors.
 class FakeSchedule : public plan::Schedule {
  public:

@@ -14,6 +14,7 @@
 #include "src/repack/kernels.h"
 #include "tests/support/naive_copy.h"
 #include "tests/support/random_copies.h"
+#include "tests/support/seed.h"
 
 namespace reshard {
 namespace {

@@ -54,7 +54,7 @@ Index layout_bytes(const layout::Layout& layout) {
 Json busy_json(const exec::Progress& busy) {
   Json json = Json::object();
   for (std::size_t stage = 0; stage < exec::kStages; ++stage) {
-    json[std::string(exec::to_string(static_cast<exec::Stage>(stage)))] = busy.busy_s[stage];
+    json[std::string(to_string(static_cast<exec::Stage>(stage)))] = busy.busy_s[stage];
   }
   return json;
 }

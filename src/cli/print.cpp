@@ -113,9 +113,9 @@ std::string run_table(const std::vector<app::RunBucket>& runs) {
 std::string stage_name(plan::Stage stage, plan::Device device) {
   const bool on_gpus = device == plan::Device::cuda;
   switch (stage) {
-    case plan::Stage::to_device:
+    case plan::Stage::upload:
       return "to GPUs";
-    case plan::Stage::to_host:
+    case plan::Stage::download:
       return "from GPUs";
     case plan::Stage::repack:
       return on_gpus ? "repack (CUDA)" : "repack (CPU)";

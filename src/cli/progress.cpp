@@ -20,7 +20,7 @@ constexpr double kLiveInterval = 0.2;
 std::string_view limiting_stage(const exec::Progress& last, const exec::Progress& now) {
   std::array<double, exec::kStages> busy_s;
   std::transform(now.busy_s.begin(), now.busy_s.end(), last.busy_s.begin(), busy_s.begin(), std::minus<>());
-  return exec::to_string(static_cast<exec::Stage>(std::max_element(busy_s.begin(), busy_s.end()) - busy_s.begin()));
+  return to_string(static_cast<exec::Stage>(std::max_element(busy_s.begin(), busy_s.end()) - busy_s.begin()));
 }
 
 }  // namespace

@@ -124,16 +124,6 @@ class Conductor {
   Clock::time_point next_show_ = start_ + kProgressInterval;
 };
 
-}  // namespace
-
-std::string_view to_string(Stage stage) {
-  constexpr std::array<std::string_view, kStages> kNames = {"read",     "upload",   "repack",
-                                                            "exchange", "download", "write"};
-  return kNames[static_cast<std::size_t>(stage)];
-}
-
-namespace {
-
 /// The slots of a stream, in the host's memory and, if a device repacks, in the device's.
 struct Memory {
   std::optional<Slots> host, device;

@@ -66,7 +66,8 @@ struct Longest {
 std::string_view to_string(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
 std::string_view to_string(Stage stage) {
-  constexpr std::array<std::string_view, 6> kNames = {"read", "to_device", "repack", "exchange", "to_host", "write"};
+  constexpr std::array<std::string_view, kStages> kNames = {"read",     "upload",   "repack",
+                                                            "exchange", "download", "write"};
   return kNames[static_cast<std::size_t>(stage)];
 }
 
@@ -336,10 +337,10 @@ Prediction Predictor::finish() const {
   const Job& job = state.job;
   Prediction result;
   result.parts.push_back(state.store_part(Stage::read, machine.read, &RankWork::read));
-  if (state.on_gpus()) result.parts.push_back(state.pcie_part(Stage::to_device, machine.to_device, &RankWork::read));
+  if (state.on_gpus()) result.parts.push_back(state.pcie_part(Stage::upload, machine.to_device, &RankWork::read));
   result.parts.push_back(state.repack_part());
   result.parts.push_back(state.exchange_part());
-  if (state.on_gpus()) result.parts.push_back(state.pcie_part(Stage::to_host, machine.to_host, &RankWork::written));
+  if (state.on_gpus()) result.parts.push_back(state.pcie_part(Stage::download, machine.to_host, &RankWork::written));
   result.parts.push_back(state.store_part(Stage::write, machine.write, &RankWork::written));
 
   std::vector<double> both = state.per_rank(&RankWork::read);

@@ -9,6 +9,7 @@
 #include "tests/support/fake_nccl.h"
 #include "tests/support/host_device.h"
 #include "tests/support/says.h"
+#include "tests/support/seed.h"
 #include "tests/support/streams.h"
 
 namespace reshard {
@@ -90,7 +91,7 @@ Job exchanging_job(std::mt19937_64& random, int ranks, Index rounds = 30) {
 }
 
 TEST(DeviceStream, RandomJobsEqualTheNaiveExecution) {
-  const std::uint64_t start = test::random_seed();
+  const std::uint64_t start = test::seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 90; ++trial) {
@@ -120,7 +121,7 @@ TEST(DeviceStream, RandomJobsEqualTheNaiveExecution) {
 // Each send has its receive of as many bytes in the group of the same number, and no rank waits for one that never
 // comes.
 TEST(DeviceStream, GroupsOfRandomJobsMatch) {
-  const std::uint64_t start = test::random_seed();
+  const std::uint64_t start = test::seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 200; ++trial) {
@@ -157,7 +158,7 @@ TEST(DeviceStream, TheRecordFindsMessagesThatDoNotFit) {
 }
 
 TEST(DeviceStream, AFailingReadEndsAllRanksWhileGroupsAreUnderWay) {
-  const std::uint64_t start = test::random_seed();
+  const std::uint64_t start = test::seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 45; ++trial) {
@@ -305,7 +306,7 @@ TEST(DeviceStream, TellsWhatTheDeviceWasBusyWith) {
   const Ran got = run(job, Carrier::nccl, world, random());
   ASSERT_TRUE(got.outcomes[0]);
   for (const exec::Stage stage : {exec::Stage::upload, exec::Stage::repack, exec::Stage::download}) {
-    EXPECT_GT(got.outcomes[0]->busy.busy(stage), 0) << exec::to_string(stage);
+    EXPECT_GT(got.outcomes[0]->busy.busy(stage), 0) << to_string(stage);
   }
 }
 

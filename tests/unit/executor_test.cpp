@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "tests/support/seed.h"
 #include "tests/support/streams.h"
 
 namespace reshard {
@@ -61,7 +62,7 @@ exec::Options random_options(std::mt19937_64& random) {
 }
 
 TEST(Executor, RandomJobsEqualTheNaiveExecution) {
-  const std::uint64_t start = test::random_seed();
+  const std::uint64_t start = test::seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 60; ++trial) {
@@ -140,7 +141,7 @@ void expect_all_fail(const Ran& got, const std::string& message, Code code) {
 }
 
 TEST(Executor, AFailureAnywhereStopsAllRanksWithOneError) {
-  const std::uint64_t start = test::random_seed();
+  const std::uint64_t start = test::seed();
   SCOPED_TRACE("RESHARD_SEED=" + std::to_string(start));
   std::mt19937_64 random(start);
   for (int trial = 0; trial < 60; ++trial) {

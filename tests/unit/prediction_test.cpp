@@ -153,8 +153,8 @@ TEST(Prediction, TwoNodesUseTheNetworkBetweenThem) {
   EXPECT_DOUBLE_EQ(part(prediction, Stage::exchange).seconds, 4);
   EXPECT_EQ(part(prediction, Stage::exchange).limit, "network of a node");
   EXPECT_DOUBLE_EQ(part(prediction, Stage::exchange).rank_max_s, 0.1);  // its NVLink
-  EXPECT_DOUBLE_EQ(part(prediction, Stage::to_device).seconds, 1);
-  EXPECT_DOUBLE_EQ(part(prediction, Stage::to_host).seconds, 2);
+  EXPECT_DOUBLE_EQ(part(prediction, Stage::upload).seconds, 1);
+  EXPECT_DOUBLE_EQ(part(prediction, Stage::download).seconds, 2);
   EXPECT_DOUBLE_EQ(part(prediction, Stage::repack).seconds, 0.07);  // 4 GB written and 3 GB packed
   EXPECT_DOUBLE_EQ(prediction.cores_s, 0);
 }
@@ -169,8 +169,8 @@ TEST(Prediction, RanksShareGpus) {
   predictor.add(0, 0, round_of(1'000'000'000, 1'000'000'000, {{1, 0, 1'000'000'000}}));
   predictor.add(1, 0, round_of(1'000'000'000, 1'000'000'000));
   const Prediction prediction = predictor.finish();
-  EXPECT_DOUBLE_EQ(part(prediction, Stage::to_device).seconds, 2);
-  EXPECT_DOUBLE_EQ(part(prediction, Stage::to_device).rank_max_s, 1);
+  EXPECT_DOUBLE_EQ(part(prediction, Stage::upload).seconds, 2);
+  EXPECT_DOUBLE_EQ(part(prediction, Stage::upload).rank_max_s, 1);
   EXPECT_DOUBLE_EQ(part(prediction, Stage::repack).seconds, 0.75);
   EXPECT_DOUBLE_EQ(part(prediction, Stage::exchange).seconds, 0.25);
   EXPECT_EQ(part(prediction, Stage::exchange).limit, "copies in a GPU");

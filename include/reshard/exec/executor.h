@@ -7,7 +7,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "reshard/base/expected.h"
@@ -16,6 +15,7 @@
 #include "reshard/device/groups.h"
 #include "reshard/io/file.h"
 #include "reshard/plan/round.h"
+#include "reshard/plan/stage.h"
 
 namespace reshard::exec {
 
@@ -38,10 +38,8 @@ class Sink {
   virtual Status finish() = 0;
 };
 
-/// What a stream does at the same time; upload (into a device's memory) and download only where a device repacks.
-enum class Stage : std::uint8_t { read, upload, repack, exchange, download, write };
-inline constexpr std::size_t kStages = 6;
-std::string_view to_string(Stage stage);
+using plan::kStages;
+using plan::Stage;
 
 /// What happens at this moment, for progress lines. Bytes of this rank.
 struct Progress {

@@ -7,6 +7,7 @@
 
 #include "reshard/base/index.h"
 #include "reshard/plan/round.h"
+#include "reshard/plan/stage.h"
 
 namespace reshard::plan {
 
@@ -54,9 +55,6 @@ struct Job {
   Index slot_bytes = 0;  ///< of a rank
   Index arrays = 0;      ///< of source and target
 };
-
-enum class Stage { read, to_device, repack, exchange, to_host, write };
-std::string_view to_string(Stage stage);
 
 /// Seconds of a conversion, by stage. What overlaps takes as long as the busiest stage.
 struct Prediction {

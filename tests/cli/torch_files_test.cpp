@@ -35,6 +35,14 @@ class TorchFiles : public ::testing::Test {
   std::string content(const container::zip::Record& record) const {
     return bytes_.substr(static_cast<std::size_t>(record.offset), static_cast<std::size_t>(record.size));
   }
+  /// The record again, as it stands in an archive.
+  ZipEntry entry_of(const container::zip::Record& record) const {
+    ZipEntry entry;
+    entry.name = record.name;
+    entry.bytes = content(record);
+    entry.alignment = 64;
+    return entry;
+  }
   bool is_there(const std::string& name) const { return std::filesystem::exists(folder_.path(name)); }
 
   TemporaryFolder folder_;
@@ -71,11 +79,7 @@ TEST_F(TorchFiles, VerifyLooksAtWhatHoldsNoWeight) {
   // A storage that no tensor of the model lies in, as an optimizer's.
   std::vector<ZipEntry> entries;
   for (const auto& record : records_) {
-    ZipEntry entry;
-    entry.name = record.name;
-    entry.bytes = content(record);
-    entry.alignment = 64;
-    entries.push_back(std::move(entry));
+    entries.push_back(entry_of(record));
   }
   ZipEntry more;
   more.name = records_.front().name.substr(0, records_.front().name.find('/')) + "/data/9999";
@@ -157,10 +161,7 @@ TEST_F(TorchFiles, NumbersOfTheOtherByteOrderAreTheSame) {
   ASSERT_EQ(little.status, 0) << little.err;
   std::vector<ZipEntry> entries;
   for (const auto& record : records_) {
-    ZipEntry entry;
-    entry.name = record.name;
-    entry.bytes = content(record);
-    entry.alignment = 64;
+    ZipEntry entry = entry_of(record);
     if (record.name.ends_with("/byteorder")) entry.bytes = "big";
     if (record.name.find("/data/") != std::string::npos) {  // bf16 throughout
       for (std::size_t i = 0; i + 1 < entry.bytes.size(); i += 2) std::swap(entry.bytes[i], entry.bytes[i + 1]);

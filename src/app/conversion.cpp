@@ -59,7 +59,7 @@ Status make_room_for_record(const Context& context, const Options& options, Conv
   const container::Container* container = container::find(target.layout->table().container);
   for (std::size_t f = 0; f < target.files.size(); ++f) {
     format::TargetFile& file = target.files[f];
-    file.spec.files[kRecordName] = record_text(context, conversion, options, 0, conversion.digests({}));
+    file.spec.files[kRecordName] = record_text(record_head(context, conversion, options, 0), conversion.digests({}));
     RESHARD_TRY(target.images[f], container->lay_out(file.spec));
     for (std::size_t i = 0; i < file.arrays.size(); ++i) {
       if (file.arrays[i] != format::kExtra) target.offset_of_array[file.arrays[i]] = target.images[f].offsets[i];
@@ -86,9 +86,10 @@ Status describe(const Context& context, const Options& options, const format::Fo
   target.final_path = conversion.dst;
   conversion.source = describe_source(conversion.checkpoint, options.src);
   target.provenance = {{"reshard_version", context.version}, {"reshard_source", conversion.source.dump()}};
-  const Digests zeros = make_digests(conversion.checkpoint, {}, {});
+  std::optional<Digests> zeros;  // most containers store none
   target.digest_bytes = [&](const layout::Layout& layout, std::uint32_t array) {
-    return static_cast<Index>(item_digest(zeros, layout, array).size());
+    if (!zeros) zeros = make_digests(conversion.checkpoint, {}, {});
+    return static_cast<Index>(item_digest(*zeros, layout, array).size());
   };
   RESHARD_TRY(conversion.target, format::describe_target(conversion.checkpoint, options.to, target, context.library));
   target.digest_bytes = nullptr;
@@ -186,7 +187,7 @@ std::map<std::string, std::string> Conversion::item_digests(std::size_t file, co
   std::map<std::string, std::string> texts;
   const format::TargetFile& target_file = target.files[file];
   for (std::size_t i = 0; i < target_file.arrays.size(); ++i) {
-    if (target_file.arrays[i] == format::kExtra) continue;
+    if (target_file.arrays[i] == format::kExtra || target_file.spec.items[i].digest_bytes == 0) continue;
     texts[target_file.spec.items[i].name] = item_digest(digests, *target.layout, target_file.arrays[i]);
   }
   return texts;
@@ -287,16 +288,18 @@ std::optional<nlohmann::json> read_record(const std::string& dst) {
   return *std::move(record);
 }
 
-std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
-                        std::uint64_t plan_hash, const Digests& digests) {
-  const Json chosen = chosen_options(options, conversion.target_options.dtype);
-  const Json record = {{"reshard_version", context.version},
-                       {"source", conversion.source},
-                       {"options", chosen},
-                       {"plan_hash", hash_text(plan_hash)},
-                       {kRecordVocabulary, conversion.checkpoint.probe.spec.integer("vocab_size")},
-                       {"digests", to_json(digests)}};
-  return document_text(record);
+Json record_head(const Context& context, const Conversion& conversion, const Options& options,
+                 std::uint64_t plan_hash) {
+  return {{"reshard_version", context.version},
+          {"source", conversion.source},
+          {"options", chosen_options(options, conversion.target_options.dtype)},
+          {"plan_hash", hash_text(plan_hash)},
+          {kRecordVocabulary, conversion.checkpoint.probe.spec.integer("vocab_size")}};
+}
+
+std::string record_text(Json head, const Digests& digests) {
+  head["digests"] = to_json(digests);
+  return document_text(head);
 }
 
 }  // namespace reshard::app

@@ -54,10 +54,12 @@ void tell_casts(Context& context, const Conversion& conversion, const plan::Plan
 /// What the source is, in words and a hash of its headers: the same wherever it lies and whoever reads it. Pure.
 nlohmann::ordered_json describe_source(const format::Checkpoint& checkpoint, const std::string& path);
 
-/// The run-independent record of a conversion (reshard.json): source, options that change bytes, version, plan hash,
-/// digests. Its length does not depend on the digests. Pure.
-std::string record_text(const Context& context, const Conversion& conversion, const Options& options,
-                        std::uint64_t plan_hash, const Digests& digests);
+/// The run-independent record of a conversion (reshard.json) without its digests: source, options that change bytes,
+/// version, plan hash. Pure.
+nlohmann::ordered_json record_head(const Context& context, const Conversion& conversion, const Options& options,
+                                   std::uint64_t plan_hash);
+/// The whole record. Its length does not depend on the digests' values. Pure.
+std::string record_text(nlohmann::ordered_json head, const Digests& digests);
 
 /// The options of a record: those that change bytes. `dtype` is the parsed one. Pure.
 nlohmann::ordered_json chosen_options(const Options& options, const std::string& dtype);

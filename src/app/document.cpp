@@ -2,6 +2,8 @@
 #include "reshard/app/document.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <utility>
 
 namespace reshard::app {
 namespace {
@@ -17,9 +19,49 @@ bool fits_a_line(const Json& value, bool in_object = false) {
   });
 }
 
+void append_text(const std::string& text, std::string& out) {
+  const auto is_plain = [](unsigned char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; };
+  if (!std::all_of(text.begin(), text.end(), is_plain)) {
+    out += Json(text).dump();
+    return;
+  }
+  out += '"';
+  out += text;
+  out += '"';
+}
+
+/// What value.dump() gives, without a serializer per value: tables have tens of thousands of lines.
+void append_line(const Json& value, std::string& out) {
+  const char* between = "";
+  if (const auto* object = value.get_ptr<const Json::object_t*>()) {
+    out += '{';
+    for (const auto& [key, member] : *object) {
+      out += std::exchange(between, ",");
+      append_text(key, out);
+      out += ':';
+      append_line(member, out);
+    }
+    out += '}';
+  } else if (const auto* list = value.get_ptr<const Json::array_t*>()) {
+    out += '[';
+    for (const Json& member : *list) {
+      out += std::exchange(between, ",");
+      append_line(member, out);
+    }
+    out += ']';
+  } else if (const auto* text = value.get_ptr<const std::string*>()) {
+    append_text(*text, out);
+  } else if (value.is_number_integer()) {
+    out += value.is_number_unsigned() ? std::to_string(value.get<std::uint64_t>())
+                                      : std::to_string(value.get<std::int64_t>());
+  } else {
+    out += value.dump();
+  }
+}
+
 void append(const Json& value, std::size_t indent, std::string& out) {
   if (fits_a_line(value)) {
-    out += value.dump();
+    append_line(value, out);
     return;
   }
   const bool object = value.is_object();
@@ -29,7 +71,10 @@ void append(const Json& value, std::size_t indent, std::string& out) {
     out += first ? "\n" : ",\n";
     first = false;
     out.append(indent + 2, ' ');
-    if (object) out += Json(key).dump() + ": ";
+    if (object) {
+      append_text(key, out);
+      out += ": ";
+    }
     append(member, indent + 2, out);
   }
   out += '\n';

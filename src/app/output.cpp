@@ -43,19 +43,11 @@ Status copy_file(const std::string& src, const std::string& root, const std::str
   return target->sync();
 }
 
-/// The record of a conversion without what only its end tells.
-Json description(const Context& context, const Conversion& conversion, const Options& options,
-                 std::uint64_t plan_hash) {
-  Json record = Json::parse(record_text(context, conversion, options, plan_hash, conversion.digests({})));
-  record.erase("digests");
-  return record;
-}
-
 /// What a resumed conversion must find unchanged, beside the plan: options, side files, and the source's files (not
 /// their inodes: copies on other nodes will do).
-std::string sources_text(const Conversion& conversion, const Json& description) {
+std::string sources_text(const Conversion& conversion, const Json& head) {
   Hasher hasher;
-  hasher.text(description.dump());
+  hasher.text(head.dump());
   for (const format::Sidecar& sidecar : conversion.target.sidecars) {
     hasher.text(sidecar.path);
     hasher.text(sidecar.text);
@@ -71,13 +63,13 @@ std::string sources_text(const Conversion& conversion, const Json& description) 
 
 /// Does what stands at DST say that it is the output of this very conversion, and the report beside it that it was made
 /// from these very files? (Another source of the same name may have the same headers.)
-bool holds(const Conversion& conversion, const nlohmann::json& description, const std::string& sources) {
+bool holds(const Conversion& conversion, const nlohmann::json& head, const std::string& sources) {
   std::optional<nlohmann::json> record = read_record(conversion.dst);
   if (!record) return false;
   record->erase("digests");
   const auto report = io::read_text(report_path(conversion.dst));
   const nlohmann::json reported = report ? nlohmann::json::parse(*report, nullptr, false) : nlohmann::json();
-  return *record == description && reported.is_object() && reported.value(kReportSources, "") == sources;
+  return *record == head && reported.is_object() && reported.value(kReportSources, "") == sources;
 }
 
 /// The files of the target below the partial output, with the spans that this rank writes.
@@ -121,13 +113,11 @@ Expected<std::optional<Output>> Output::open(Context& context, const Options& op
   bool is_done = false;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
     job::Claim::Request request = conversion.claim_request(options);
-    const nlohmann::json described = description(context, conversion, options, plan.hash());
-    output.sources_ = sources_text(conversion, described);
+    const Json head = record_head(context, conversion, options, plan.hash());
+    output.sources_ = sources_text(conversion, head);
     request.plan_hash = hash_text(plan.hash());
     request.sources = output.sources_;
-    request.is_done = [&conversion, described, sources = output.sources_] {
-      return holds(conversion, described, sources);
-    };
+    request.is_done = [&conversion, head, sources = output.sources_] { return holds(conversion, head, sources); };
     output.is_done_ = request.is_done;
     request.interrupted = [&] { return context.interruption && !context.interruption().empty(); };
     RESHARD_TRY(std::optional<job::Claim> claim, job::Claim::make(request));
@@ -299,7 +289,7 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
 
   RESHARD_CHECK(part_->beat());
   const container::Container* container = container::find(target.layout->table().container);
-  const std::string record = record_text(context, *conversion_, options, plan_hash, digests);
+  const std::string record = record_text(record_head(context, *conversion_, options, plan_hash), digests);
   for (std::size_t f = 0; f < target.files.size(); ++f) {
     const std::string path = path_below(partial_, target.files[f].path);
     container::FileSpec spec = target.files[f].spec;

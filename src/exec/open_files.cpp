@@ -61,24 +61,19 @@ Status OpenFiles::sync(const std::set<std::uint32_t>& files) {
     if (at != recent_.end()) targets.push_back(at->target);  // else it is closed, so synced
   }
   for (const auto& target : targets) target->start_sync();
-  Status first;
-  for (const auto& target : targets) {
-    if (Status status = target->sync(); first && !status) first = std::move(status);
-  }
-  return first;
+  return io::sync_together(targets.size(), [&](std::size_t i) { return targets[i]->sync(); });
 }
 
 Status OpenFiles::close_all() {
   const std::lock_guard lock(mutex_);
-  for (Entry& entry : recent_) entry.target->start_sync();
-  Status first;
-  for (Entry& entry : recent_) {
-    if (Status status = entry.target->sync(); first && !status) first = std::move(status);
-  }
-  if (!first) lost_ = true;
+  std::vector<std::shared_ptr<io::Target>> targets;
+  for (const Entry& entry : recent_) targets.push_back(entry.target);
+  for (const auto& target : targets) target->start_sync();
+  Status synced = io::sync_together(targets.size(), [&](std::size_t i) { return targets[i]->sync(); });
+  if (!synced) lost_ = true;
   by_file_.clear();
   recent_.clear();
-  return first;
+  return synced;
 }
 
 }  // namespace reshard::exec

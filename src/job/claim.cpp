@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -17,11 +16,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,7 +36,6 @@ constexpr const char* kCommit = "commit";  // in the claim: the partial output i
 constexpr std::string_view kPlain = "rename\n", kReplaces = "replace\n";  // what it says
 
 constexpr std::chrono::seconds kLockPatience{60};
-constexpr std::size_t kSyncsAtOnce = 16;
 
 std::string old_path(const std::string& target) { return target + ".old"; }
 
@@ -293,7 +289,7 @@ Status clear_claim(const std::string& target) {
   return drop_journal(target);
 }
 
-// Makes the names of all files below a folder durable. Several folders at once: a store flushes once for all who ask.
+// Makes the names of all files below a folder durable.
 Status sync_folders(const std::string& root) {
   std::vector<std::string> folders = {root};
   std::error_code error;
@@ -302,25 +298,7 @@ Status sync_folders(const std::string& root) {
   }
   if (error) return run_error(fmt::format("{}: cannot be listed: {}", root, error.message()));
 
-  std::atomic<std::size_t> next = 0;
-  std::mutex mutex;
-  Status first;
-  const auto work = [&] {
-    for (std::size_t i = next++; i < folders.size(); i = next++) {
-      Status status = io::sync_folder(folders[i]);
-      const std::lock_guard lock(mutex);
-      if (first && !status) first = std::move(status);
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    try {
-      while (helpers.size() + 1 < std::min(kSyncsAtOnce, folders.size())) helpers.emplace_back(work);
-    } catch (const std::system_error&) {  // fewer will do
-    }
-    work();
-  }
-  return first;
+  return io::sync_together(folders.size(), [&](std::size_t i) { return io::sync_folder(folders[i]); });
 }
 
 std::string tickets_path(const std::string& journal, int parts) {
@@ -410,8 +388,10 @@ Status Claim::check(const Request& asked) {
   RESHARD_TRY(const Request request, with_plain_target(asked));
   const std::string& target = request.target;
   if (!exists(journal_path(target))) {
-    if (request.joins() && request.is_done && request.is_done()) return {};
-    return check_unclaimed(request);
+    if (request.finds_it_done()) return {};
+    Status unclaimed = check_unclaimed(request);
+    if (unclaimed || request.finds_it_done()) return {};
+    if (!exists(journal_path(target))) return unclaimed;  // else it came since
   }
   if (request.joins()) return check_joinable(request);
   RESHARD_CHECK(check_abandoned(target));
@@ -439,8 +419,12 @@ Expected<std::optional<Claim>> Claim::make(const Request& asked) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
       continue;
     }
-    if (request.joins() && request.is_done && request.is_done()) return std::optional<Claim>();
-    RESHARD_CHECK(check_unclaimed(request));
+    if (request.finds_it_done()) return std::optional<Claim>();
+    if (Status unclaimed = check_unclaimed(request); !unclaimed) {
+      // What is in the way may be the work of others who came, or who were done, since this one looked.
+      if (exists(claim.journal_) || request.finds_it_done()) continue;
+      return std::move(unclaimed).error();
+    }
     RESHARD_TRY(const bool made, claim.build());
     if (made) return std::optional(std::move(claim));
     if (!request.joins()) {

@@ -117,7 +117,8 @@ Expected<Layout> Layout::predict(std::shared_ptr<const Canon> canon, Table table
           fmt::format("format {}, array {}", layout.table_.format, layout.table_.rules[r].array));
     }
   }
-  RESHARD_CHECK(layout.enumerate(0, static_cast<std::uint32_t>(layout.rules_.size()), -1, -1, dtype));
+  Scope here = layout.scope_;
+  RESHARD_CHECK(layout.enumerate(0, static_cast<std::uint32_t>(layout.rules_.size()), -1, -1, dtype, here));
   RESHARD_CHECK(layout.find_repeated());
 
   std::vector<bool> held(layout.canon_->tensors().size(), false);
@@ -390,8 +391,8 @@ Expected<Layout::CutData> Layout::make_cut(const ArrayRule& rule, const std::vec
   return data;
 }
 
-Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert,
-                         DType dtype) {
+Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype,
+                         Scope& here) {
   // Neighbours that are written value by value of an axis; one that stands apart begins a run at the inner axis.
   const auto run_end = [&](std::uint32_t from, bool RuleData::*fixed) {
     const auto begins = [&](std::uint32_t r) {
@@ -401,18 +402,29 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
     while (from < last && rules_[from].*fixed && !begins(from));
     return from;
   };
+  // In conditions an axis stands for the place on it, where there is one, and else for its size.
+  const auto bind = [&](const char* axis, std::int32_t at) {
+    const auto size = scope_.numbers.find(axis);
+    if (at >= 0) {
+      here.numbers[axis] = at;
+    } else if (size != scope_.numbers.end()) {
+      here.numbers[axis] = size->second;
+    } else {
+      here.numbers.erase(axis);
+    }
+  };
   for (std::uint32_t r = first; r < last;) {
     if (layer < 0 && rules_[r].fixes_layer) {
       const std::uint32_t end = run_end(r, &RuleData::fixes_layer);
       RESHARD_TRY(const Index layers, evaluate("layer", scope_));
-      for (std::int32_t l = 0; l < layers; ++l) RESHARD_CHECK(enumerate(r, end, l, expert, dtype));
+      for (std::int32_t l = 0; l < layers; ++l) RESHARD_CHECK(enumerate(r, end, l, expert, dtype, here));
       r = end;
       continue;
     }
     if (expert < 0 && rules_[r].fixes_expert) {
       const std::uint32_t end = run_end(r, &RuleData::fixes_expert);
       RESHARD_TRY(const Index experts, evaluate("expert", scope_));
-      for (std::int32_t e = 0; e < experts; ++e) RESHARD_CHECK(enumerate(r, end, layer, e, dtype));
+      for (std::int32_t e = 0; e < experts; ++e) RESHARD_CHECK(enumerate(r, end, layer, e, dtype, here));
       r = end;
       continue;
     }
@@ -426,9 +438,8 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
     }
     for (const std::string& condition : rule.where) {
       if (!there || !(mentions(condition, "layer") || mentions(condition, "expert"))) continue;
-      Scope here = scope_;
-      if (layer >= 0) here.numbers["layer"] = layer;
-      if (expert >= 0) here.numbers["expert"] = expert;
+      bind("layer", layer);
+      bind("expert", expert);
       RESHARD_TRY(there, holds(condition, here));
     }
     if (there) {

@@ -263,9 +263,10 @@ double Plan::State::amplification() const {
 }
 
 Status Plan::State::fit() {
-  // A rank's first read and last write overlap with nothing: small jobs take small rounds.
+  // A rank's first read and last write overlap with nothing, nor does the first use of slots: small jobs take small
+  // rounds.
   const Sizes& sizes = inputs.sizes;
-  const Index largest = std::clamp(target_bytes / options.ranks / 64, std::min(sizes.round, 4 * kMiB), sizes.round);
+  const Index largest = std::clamp(target_bytes / options.ranks / 256, std::min(sizes.round, 4 * kMiB), sizes.round);
   std::vector<Index> attempts;
   for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) attempts.push_back(bytes);
   attempts.push_back(sizes.smallest_round);

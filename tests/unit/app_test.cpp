@@ -79,6 +79,23 @@ TEST(Document, PutsSimpleThingsOnOneLine) {
   EXPECT_EQ(nlohmann::ordered_json::parse(text), document);
 }
 
+TEST(Document, WritesValuesAsTheLibraryDoes) {
+  using Json = nlohmann::ordered_json;
+  const Json line = {{"plain", "a.b[0]"},
+                     {"quote\"d", "back\\slash \"and\" \t\n\x01\x7f"},
+                     {"wide", "\u00e9\u20ac"},
+                     {"unsigned", std::numeric_limits<std::uint64_t>::max()},
+                     {"signed", std::numeric_limits<std::int64_t>::min()},
+                     {"real", 0.1},
+                     {"nothing", nullptr},
+                     {"yes", true},
+                     {"empty", Json::array()},
+                     {"list", {"x", -1, 2.5, false}}};
+  EXPECT_EQ(document_text(line), line.dump() + "\n");
+  const Json table = {{"ta\"ble", {{{"lines", {line, line}}}}}};
+  EXPECT_EQ(Json::parse(document_text(table)), table);
+}
+
 TEST(Selection, ExcludeWinsOverInclude) {
   Options options;
   EXPECT_TRUE(is_chosen("a.b", options));

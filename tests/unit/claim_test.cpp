@@ -9,6 +9,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <utility>
 
 #include "tests/support/files.h"
 #include "tests/support/says.h"
@@ -416,6 +419,33 @@ TEST_F(ClaimTest, BelievesARecordOfAnotherHostThatDoesNotMoveToBeDead) {
   const auto claim = make(again);
   ASSERT_TRUE(claim) << claim.error().message;
   EXPECT_TRUE(claim->resumed());
+}
+
+// Between one look and the next.
+TEST_F(ClaimTest, JoinsAClaimThatAppearsMeanwhile) {
+  const auto asked_while = [&](const std::function<void()>& others_work) {
+    auto asked = part_of(dst_, 1, 2);
+    asked.is_done = [&, others_work, worked = std::make_shared<bool>(false)] {
+      if (!std::exchange(*worked, true)) others_work();
+      return fs::exists(dst_);
+    };
+    return asked;
+  };
+  const auto begin = [&] { in_process_that_dies([&] { ::_exit(make(part_of(dst_, 0, 2)) ? 0 : 2); }); };
+  EXPECT_TRUE(Claim::check(asked_while(begin)));
+  fs::remove_all(dst_ + ".journal");
+  fs::remove_all(dst_ + ".partial");
+  const auto joined = make(asked_while(begin));
+  EXPECT_TRUE(joined) << joined.error().message;
+
+  fs::remove_all(dst_ + ".journal");
+  fs::remove_all(dst_ + ".partial");
+  const auto finish = [&] { fs::create_directories(dst_ + "/a"); };
+  EXPECT_TRUE(Claim::check(asked_while(finish)));
+  fs::remove_all(dst_);
+  const auto done = Claim::make(asked_while(finish));
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_FALSE(done->has_value());
 }
 
 TEST_F(ClaimTest, IsNotMadeWhereTheOutputIsDone) {

@@ -231,8 +231,13 @@ TEST(ExecutorDeathTest, AReadThatDoesNotReturnEndsTheJobAfterAFailure) {
     exec::Options options;
     options.agreement_timeout_s = 0.3;
     Hooks hooks;
-    hooks.before_read = [](int rank, std::uint32_t) -> Status {
-      if (rank == 0) std::this_thread::sleep_for(std::chrono::hours(1));
+    std::atomic<bool> reads = false;
+    hooks.before_read = [&](int rank, std::uint32_t) -> Status {
+      if (rank == 0) {
+        reads = true;
+        std::this_thread::sleep_for(std::chrono::hours(1));
+      }
+      while (!reads) std::this_thread::yield();
       return input_error("file gone");
     };
     run(test::random_job(random, shape), options, hooks);

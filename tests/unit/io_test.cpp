@@ -406,6 +406,18 @@ TEST_F(IoTest, ProbesOrObeys) {
   }
 }
 
+TEST(SyncTogether, CallsEachOnceAndKeepsAnError) {
+  for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{500}}) {
+    std::vector<std::atomic<int>> calls(count);
+    const Status all = sync_together(count, [&](std::size_t i) {
+      ++calls[i];
+      return i % 5 == 3 ? Status(run_error("no")) : Status();
+    });
+    for (const auto& times : calls) EXPECT_EQ(times, 1);
+    EXPECT_EQ(static_cast<bool>(all), count <= 3);
+  }
+}
+
 TEST_F(IoTest, ListsFiles) {
   put("b", "");
   put("a/z", "");

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -89,6 +90,9 @@ Status write_text(const std::string& path, std::string_view text);
 Status replace_text(const std::string& path, std::string_view text);
 /// Makes renames and new files in the folder durable. Errors (failed). Local.
 Status sync_folder(const std::string& path);
+/// Calls sync(0) ... sync(count - 1), many at the same time from threads of its own: a store flushes once for all who
+/// ask meanwhile. Errors: the first of them; the rest is done all the same. Local.
+Status sync_together(std::size_t count, const std::function<Status(std::size_t)>& sync);
 
 /// Regular files below `folder`, as sorted relative paths; symlinks are listed as what they point to (open_source says
 /// which of them may be read). Errors (input): unreadable, a loop of links, deeper than `max_depth`, over a million

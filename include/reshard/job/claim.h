@@ -32,6 +32,7 @@ class Claim {
     std::function<bool()> interrupted = {};
 
     bool joins() const { return resume || parts > 1; }
+    bool finds_it_done() const { return joins() && is_done && is_done(); }
   };
 
   /// Where a target grows and is claimed. Pure.

@@ -150,7 +150,9 @@ class Layout {
   Status prepare_rule(std::uint32_t rule);
   Expected<CutData> make_cut(const ArrayRule& rule, const std::vector<Index>& coords) const;
   Status find_repeated();
-  Status enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype);
+  /// `here`: the layout's scope, to be written to.
+  Status enumerate(std::uint32_t first, std::uint32_t last, std::int32_t layer, std::int32_t expert, DType dtype,
+                   Scope& here);
   std::string filled(const std::string& pattern, const Array& array) const;
   static void cut_ranges(const std::vector<RangeCut>& ranges, std::vector<Piece>& pieces);
   static void stretch(const CutData& cut, std::vector<Piece>& pieces);

@@ -99,6 +99,7 @@ class Machine {
   Index position() const { return opcode_at_; }
 
   Expected<Pickle> run() {
+    RESHARD_CHECK(protocol());
     while (true) {
       opcode_at_ = feed_.position();
       RESHARD_TRY(const std::string_view opcode, feed_.take(1));
@@ -118,7 +119,7 @@ class Machine {
   Status step(unsigned char opcode) {
     switch (opcode) {
       case 0x80:
-        return protocol();
+        return input_error("its protocol, which belongs to the beginning alone");
       case '(':
         marks_.push_back(stack_.size());
         return marks_.size() > kMaxItems ? Status(input_error("too many marks")) : Status();
@@ -251,8 +252,10 @@ class Machine {
   // Opcodes ------------------------------------------------------------------------------------------------------
 
   Status protocol() {
-    RESHARD_TRY(const std::string_view version, feed_.take(1));
-    const auto number = static_cast<unsigned char>(version[0]);
+    opcode_at_ = feed_.position();
+    RESHARD_TRY(const std::string_view bytes, feed_.take(2));
+    if (bytes[0] != '\x80') return input_error("a pickle that does not begin with its protocol");
+    const auto number = static_cast<unsigned char>(bytes[1]);
     if (number > 5) return input_error(fmt::format("pickle protocol {}", static_cast<int>(number)));
     return {};
   }
@@ -446,6 +449,8 @@ class Machine {
       if (index >= kMaxItems) return input_error("more memo entries than a checkpoint has");
       memo_.resize(index + 1, kUnset);
     }
+    // Picklers give every object a number of its own: an entry that changes is there to mislead readers.
+    if (memo_[index] != kUnset) return input_error(fmt::format("entry {} of the memo is set twice", index));
     memo_[index] = id;
     return {};
   }

@@ -61,6 +61,13 @@ Status check_crc(io::Source& source, const zip::Record& record, const std::strin
                                 record.name, record.offset, crc, record.crc));
 }
 
+// torch can be told to store no CRCs: then all of them are 0.
+bool has_crcs(const std::vector<zip::Record>& records) {
+  return std::any_of(records.begin(), records.end(), [](const zip::Record& record) { return record.crc != 0; });
+}
+
+bool holds_data(std::string_view member) { return member.starts_with("data/"); }
+
 Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
   RESHARD_TRY(const std::vector<zip::Record> records, zip::read_directory(source, path));
   if (records.empty()) return fail(path, "an empty zip archive, no torch checkpoint");
@@ -99,14 +106,14 @@ Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
     return fail(path, "has no version of torch's zip format, or an unknown one");
   }
   RESHARD_TRY(const std::string order, small(kByteOrder));
-  if (!order.empty() && order != "little" && order != "big") return fail(path, "has an unknown byte order");
+  if (find(kByteOrder) != nullptr && order != "little" && order != "big") {
+    return fail(path, "has an unknown byte order");
+  }
 
   FileDirectory directory;
   directory.big_endian = order == "big";
-  // torch can be told to store no CRCs: then all of them are 0.
-  const bool has_crcs =
-      std::any_of(records.begin(), records.end(), [](const zip::Record& record) { return record.crc != 0; });
-  if (has_crcs) RESHARD_CHECK(check_crc(source, *data, path));
+  const bool are_checked = has_crcs(records);
+  if (are_checked) RESHARD_CHECK(check_crc(source, *data, path));
   RESHARD_TRY(const pickle::Pickle pickle,
               pickle::read(source, data->offset, data->offset + data->size, path, torch::is_allowed));
   if (pickle.end != data->offset + data->size) {
@@ -131,7 +138,7 @@ Expected<FileDirectory> read_zip(io::Source& source, const std::string& path) {
       directory));
   for (const zip::Record& record : records) {
     const std::string_view member = std::string_view(record.name).substr(root.size());
-    if (has_crcs && record.size > 0 && member.starts_with("data/"))
+    if (are_checked && record.size > 0 && holds_data(member))
       directory.checks.push_back({record.offset, record.size, record.crc});
   }
   return directory;
@@ -151,14 +158,14 @@ Expected<FileDirectory> read_legacy(io::Source& source, const std::string& path)
     return fail(path, "a torch checkpoint of the old kind with another protocol than 1001");
   }
   RESHARD_TRY(const pickle::Pickle system, next());
-  if (system.values.kind(system.root) == pickle::Kind::dict) {
-    const std::span<const pickle::Id> items = system.values.items(system.root);
-    for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
-      const bool is_order = system.values.kind(items[i]) == pickle::Kind::text &&
-                            system.values.text(items[i]) == "little_endian" &&
-                            system.values.kind(items[i + 1]) == pickle::Kind::boolean;
-      if (is_order) directory.big_endian = !system.values.is_true(items[i + 1]);
-    }
+  if (system.values.kind(system.root) != pickle::Kind::dict) return fail(path, "has no description of its system");
+  const std::span<const pickle::Id> items = system.values.items(system.root);
+  for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
+    const bool is_order =
+        system.values.kind(items[i]) == pickle::Kind::text && system.values.text(items[i]) == "little_endian";
+    if (!is_order) continue;
+    if (system.values.kind(items[i + 1]) != pickle::Kind::boolean) return fail(path, "has an unknown byte order");
+    directory.big_endian = !system.values.is_true(items[i + 1]);
   }
   RESHARD_TRY(const pickle::Pickle object, next());
   RESHARD_TRY(const auto storages, torch::storages(object.values, path));
@@ -170,6 +177,7 @@ Expected<FileDirectory> read_legacy(io::Source& source, const std::string& path)
     const std::string_view key = keys.values.text(id);
     const auto storage = storages.find(key);
     if (storage == storages.end()) return fail(path, fmt::format("storage '{}' belongs to no tensor", key));
+    if (offsets.contains(key)) return fail(path, fmt::format("storage '{}' is listed twice", key));
     if (source.size() - at < 8 || storage->second.bytes > source.size() - at - 8) {
       return fail(path, fmt::format("storage '{}' of {} bytes at byte {} reaches over the end of the file: it is "
                                     "truncated or damaged",
@@ -182,18 +190,16 @@ Expected<FileDirectory> read_legacy(io::Source& source, const std::string& path)
       return fail(path, fmt::format("byte {}: storage '{}' has {} elements, its tensors expect {}", at, key, numel,
                                     storage->second.numel));
     }
-    if (!offsets.emplace(key, at + 8).second) return fail(path, fmt::format("storage '{}' is listed twice", key));
+    offsets.emplace(key, at + 8);
     at += 8 + storage->second.bytes;
+  }
+  for (const auto& [key, storage] : storages) {
+    if (!offsets.contains(key)) return fail(path, fmt::format("storage '{}' is not in the file", key));
   }
   if (at != source.size()) return fail(path, fmt::format("{} bytes follow the last storage", source.size() - at));
   RESHARD_CHECK(torch::collect(
-      object,
-      [&](const torch::Storage& storage) -> Expected<Index> {
-        const auto found = offsets.find(storage.key);
-        if (found == offsets.end()) return input_error(fmt::format("storage '{}' is not in the file", storage.key));
-        return found->second;
-      },
-      path, directory));
+      object, [&](const torch::Storage& storage) -> Expected<Index> { return offsets.at(storage.key); }, path,
+      directory));
   return directory;
 }
 
@@ -264,6 +270,11 @@ class Torch : public Container {
     RESHARD_TRY(const std::string first, read_text(source, 0, std::min(std::ssize(kZip), source.size()), path));
     if (first != kZip) return {};
     RESHARD_TRY(const auto records, zip::read_directory(source, path, zip::Headers::all));
+    if (!has_crcs(records)) return {};
+    for (const zip::Record& record : records) {
+      const std::string_view member = std::string_view(record.name).substr(record.name.find('/') + 1);
+      if (!holds_data(member)) RESHARD_CHECK(check_crc(source, record, path));
+    }
     return {};
   }
 

@@ -291,7 +291,8 @@ class Collector {
 
   Expected<Entry> make_entry(std::string_view global, std::span<const Id> arguments) {
     const std::size_t at_least = global == kTensor ? 4 : global == kTensor2 ? 6 : 7;
-    if (arguments.size() < at_least || values_.kind(arguments[0]) != Kind::storage ||
+    const std::size_t at_most = global == kTensor ? 4 : at_least + 1;
+    if (arguments.size() < at_least || arguments.size() > at_most || values_.kind(arguments[0]) != Kind::storage ||
         values_.kind(arguments[1]) != Kind::integer) {
       return input_error("arguments that a tensor does not have");
     }
@@ -308,7 +309,7 @@ class Collector {
       return input_error("an untyped storage without a dtype");
     }
     if (arguments.size() > at_least && has_flags(arguments[at_least])) {
-      return input_error("a conjugated or negated view, which is not read");
+      return input_error("a conjugated or negated view, or one with metadata of its own, which is not read");
     }
     RESHARD_TRY(entry.shape, parse_numbers(values_, arguments[2]));
     RESHARD_TRY(std::vector<Index> strides, parse_numbers(values_, arguments[3]));
@@ -355,13 +356,9 @@ class Collector {
     return true;
   }
 
-  // {"conj": True}, {"neg": True}
+  // {"conj": True}, {"neg": True}; torch writes none that is False.
   bool has_flags(Id id) const {
-    if (values_.kind(id) != Kind::dict) return false;
-    for (const Id one : values_.items(id)) {
-      if (values_.kind(one) == Kind::boolean && values_.is_true(one)) return true;
-    }
-    return false;
+    return values_.kind(id) != Kind::none && (values_.kind(id) != Kind::dict || !values_.items(id).empty());
   }
 
   void keep_value(Id id, const std::string& name) {

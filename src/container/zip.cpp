@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstring>
 #include <limits>
@@ -24,10 +25,21 @@ constexpr Index kDescriptorBytes = 16, kDescriptor64Bytes = 24;
 constexpr std::uint16_t kZip64 = 1, kPadding = 0x4246;  // "FB", PyTorch's
 constexpr std::uint32_t kMax32 = 0xffffffff;
 constexpr std::uint16_t kMax16 = 0xffff;
-constexpr std::uint16_t kHasDescriptor = 1 << 3, kIsUtf8 = 1 << 11, kIsEncrypted = 1;
+constexpr std::uint16_t kHasDescriptor = 1 << 3, kIsUtf8 = 1 << 11;
+constexpr std::uint16_t kPackingHints = 1 << 1 | 1 << 2;  // of methods that pack; mean nothing to stored data
 constexpr Index kAlignment = 64;
 constexpr Index kMaxDirectoryBytes = 512 * kMiB;
 constexpr Index kMaxComment = 65535;
+
+// Flags of entries whose bytes are not the data as they are, or are not all there.
+struct Unread {
+  std::uint16_t flag;
+  std::string_view what;
+};
+constexpr std::array<Unread, 4> kUnread = {{{1 << 0, "is encrypted"},
+                                            {1 << 5, "is a patch of another file"},
+                                            {1 << 6, "is encrypted (strong encryption)"},
+                                            {1 << 13, "has masked headers (encrypted directory)"}}};
 
 // Numbers of a zip file are little-endian.
 class Fields {
@@ -93,6 +105,21 @@ Index descriptor_bytes(Index header, Index size) {
   return is_big(size) || is_big(header) ? kDescriptor64Bytes : kDescriptorBytes;
 }
 
+// What torch puts between the name and the data of an entry: 64-bit numbers, and padding.
+std::string local_extra(const Record& record) {
+  const bool big_size = is_big(record.size), big_header = is_big(record.header);
+  Bytes extra;
+  if (big_size || big_header) {
+    extra.u16(kZip64).u16((big_size ? 16U : 0U) + (big_header ? 8U : 0U));
+    if (big_size) extra.u64(unsigned_of(record.size)).u64(0);  // sic: torch leaves the packed size 0
+    if (big_header) extra.u64(unsigned_of(record.header));
+  }
+  const std::string zip64 = extra.take();
+  const auto padding =
+      static_cast<std::size_t>(record.offset - record.header - kLocalBytes) - record.name.size() - zip64.size() - 4;
+  return Bytes().text(zip64).u16(kPadding).u16(padding).text(std::string(padding, 'Z')).take();
+}
+
 // Reads and checks the directory of one archive.
 class Reader {
  public:
@@ -115,12 +142,27 @@ class Reader {
       return fail(directory_,
                   fmt::format("{} bytes of the directory belong to none of its {} entries", fields.left(), entries_));
     }
-    std::sort(records_.begin(), records_.end(), [](const auto& a, const auto& b) { return a.header < b.header; });
-    for (std::size_t i = 0; i < records_.size(); ++i) RESHARD_CHECK(locate(i));
-    return std::move(records_);
+    std::sort(listed_.begin(), listed_.end(),
+              [](const auto& a, const auto& b) { return a.record.header < b.record.header; });
+    if (const Index first = listed_.empty() ? directory_ : listed_.front().record.header; first != 0) {
+      return fail(0, fmt::format("{} bytes lie before the first entry: something is hidden there", first));
+    }
+    std::vector<Record> records;
+    for (std::size_t i = 0; i < listed_.size(); ++i) {
+      RESHARD_CHECK(locate(i));
+      records.push_back(std::move(listed_[i].record));
+    }
+    return records;
   }
 
  private:
+  // An entry of the directory, with what its local header says again.
+  struct Listed {
+    Record record;
+    std::uint16_t version = 0, flags = 0;
+    std::uint32_t time = 0;
+  };
+
   Error fail(Index at, const std::string& what) const {
     return input_error(fmt::format("{}: byte {}: {}", path_, at, what));
   }
@@ -155,6 +197,10 @@ class Reader {
     }
     if (!found) return fail(size, "no end of a zip directory: the file is truncated or damaged");
     const Index end = size - tail + *found;
+    const auto comment = static_cast<std::size_t>(*found + kEndBytes);
+    if (bytes.find(Bytes().u32(kEndSignature).take(), comment) != std::string::npos) {
+      return fail(end, "its comment holds another end record: programs disagree about which counts");
+    }
     Fields fields(std::string_view(bytes).substr(static_cast<std::size_t>(*found) + 4));
     const std::uint16_t disk = fields.u16(), first_disk = fields.u16();
     const std::uint16_t here = fields.u16(), total = fields.u16();
@@ -177,7 +223,10 @@ class Reader {
         RESHARD_TRY(const std::string end64_bytes, read(directory_end, kEnd64Bytes));
         Fields end64(end64_bytes);
         if (end64.u32() != kEnd64Signature) return fail(directory_end, "no 64-bit end record");
-        end64.take(12);
+        if (end64.u64() != static_cast<std::uint64_t>(kEnd64Bytes - 12)) {
+          return fail(directory_end, "a 64-bit end record of another length than 56 bytes");
+        }
+        end64.take(4);  // versions
         one_disk = one_disk && end64.u32() == 0 && end64.u32() == 0;
         const std::uint64_t here64 = end64.u64(), total64 = end64.u64();
         const std::uint64_t bytes64 = end64.u64(), directory64 = end64.u64();
@@ -214,10 +263,13 @@ class Reader {
     if (fields.left() < static_cast<std::size_t>(kEntryBytes) || fields.u32() != kEntrySignature) {
       return fail(at, "expected an entry of the zip directory");
     }
-    fields.take(4);  // versions
+    fields.take(2);  // version made by
+    Listed listed;
+    listed.version = fields.u16();
     const std::uint16_t flags = fields.u16(), method = fields.u16();
-    fields.take(4);  // time
-    Record record;
+    listed.flags = flags;
+    listed.time = fields.u32();
+    Record& record = listed.record;
     record.crc = fields.u32();
     std::uint64_t packed = fields.u32(), size = fields.u32();
     const std::uint16_t name_bytes = fields.u16(), extra_bytes = fields.u16(), comment_bytes = fields.u16();
@@ -228,22 +280,20 @@ class Reader {
       return fail(at, "an entry reaches over the end of the zip directory");
     }
     record.name = fields.take(name_bytes);
-    Fields extra(fields.take(extra_bytes));
+    RESHARD_TRY(const auto numbers, find_zip64(at, record.name, fields.take(extra_bytes)));
     fields.take(comment_bytes);
-    while (extra.left() >= 4) {
-      const std::uint16_t id = extra.u16(), length = extra.u16();
-      if (length > extra.left()) return fail(at, record.name, "its extra field reaches over its end");
-      Fields field(extra.take(length));
-      if (id != kZip64) continue;
+    if (numbers) {
+      Fields field(*numbers);
       for (std::uint64_t* number : {&size, &packed, &header}) {
         if (*number != kMax32) continue;
         if (field.left() < 8) return fail(at, record.name, "its 64-bit numbers are missing");
         *number = field.u64();
       }
       if (disk == kMax16 && field.left() >= 4) disk = field.u32();
+      if (field.left() != 0) return fail(at, record.name, "has 64-bit numbers that nothing asks for");
     }
     if (disk != 0) return fail(at, record.name, "lies in another part of the archive: join the parts first");
-    if ((flags & kIsEncrypted) != 0) return fail(at, record.name, "is encrypted");
+    RESHARD_CHECK(check_flags(at, record.name, flags));
     if (method != 0)
       return fail(at, record.name, fmt::format("is compressed (method {}); torch stores its data as it is", method));
     if (packed != size) return fail(at, record.name, "is stored, but has two sizes");
@@ -263,8 +313,33 @@ class Reader {
     }
     record.header = static_cast<Index>(header);
     record.size = static_cast<Index>(size);
-    records_.push_back(std::move(record));
+    listed_.push_back(std::move(listed));
     return {};
+  }
+
+  Status check_flags(Index at, const std::string& name, std::uint16_t flags) const {
+    for (const Unread& unread : kUnread) {
+      if ((flags & unread.flag) != 0) return fail(at, name, std::string(unread.what));
+    }
+    const int unknown = flags & ~(kHasDescriptor | kIsUtf8 | kPackingHints);
+    if (unknown != 0) return fail(at, name, fmt::format("has flags {:#06x}, which are not known", unknown));
+    return {};
+  }
+
+  // The 64-bit numbers of an entry, of which there may be one field.
+  Expected<std::optional<std::string_view>> find_zip64(Index at, const std::string& name,
+                                                       std::string_view fields) const {
+    std::optional<std::string_view> found;
+    Fields extra(fields);
+    while (extra.left() >= 4) {
+      const std::uint16_t id = extra.u16(), length = extra.u16();
+      if (length > extra.left()) return fail(at, name, "its extra field reaches over its end");
+      const std::string_view field = extra.take(length);
+      if (id != kZip64) continue;
+      if (found) return fail(at, name, "has its 64-bit numbers twice");
+      found = field;
+    }
+    return found;
   }
 
   static bool is_folder(const std::string& name, std::uint64_t size) {
@@ -274,40 +349,69 @@ class Reader {
   // The position of an entry's data is told by its local header alone. Where the neighbours leave exactly the room that
   // torch's rule asks for, the header need not be read: a small read per tensor, all over the file.
   Status locate(std::size_t i) {
-    Record& record = records_[i];
-    const Index next = i + 1 < records_.size() ? records_[i + 1].header : directory_;
+    const Listed& listed = listed_[i];
+    Record& record = listed_[i].record;
+    const Index next = i + 1 < listed_.size() ? listed_[i + 1].record.header : directory_;
     const Index expected = data_offset(record.header, record.name.size(), record.size);
-    const bool is_as_torch_puts_it = expected + record.size + descriptor_bytes(record.header, record.size) == next;
+    const bool is_as_torch_puts_it = expected + record.size + descriptor_bytes(record.header, record.size) == next &&
+                                     ((listed.flags & kHasDescriptor) != 0) == (record.size > 0);
     if (is_as_torch_puts_it && headers_ == Headers::odd) {
       record.offset = expected;
       return {};
     }
-    if (next - record.header < kLocalBytes) return fail(record.header, record.name, "overlaps what follows");
+    const auto refuse = [&](const std::string& what) { return fail(record.header, record.name, what); };
+    if (next - record.header < kLocalBytes) return refuse("overlaps what follows");
     RESHARD_TRY(const std::string bytes, read(record.header, kLocalBytes));
     Fields fields(bytes);
-    if (fields.u32() != kLocalSignature) return fail(record.header, record.name, "has no local header there");
-    fields.take(2);
-    const std::uint16_t flags = fields.u16(), method = fields.u16();
-    fields.take(4);
-    const std::uint32_t crc = fields.u32(), packed = fields.u32(), size = fields.u32();
+    if (fields.u32() != kLocalSignature) return refuse("has no local header there");
+    const std::uint16_t version = fields.u16(), flags = fields.u16(), method = fields.u16();
+    const std::uint32_t time = fields.u32(), crc = fields.u32(), packed = fields.u32(), size = fields.u32();
     const std::uint16_t name_bytes = fields.u16(), extra_bytes = fields.u16();
+    RESHARD_CHECK(check_flags(record.header, record.name, flags));
     const bool deferred = (flags & kHasDescriptor) != 0 && crc == 0 && packed == 0 && size == 0;
-    const bool agrees = deferred || (crc == record.crc && (size == kMax32 || unsigned_of(record.size) == size));
-    if (method != 0 || (flags & kIsEncrypted) != 0 || name_bytes != record.name.size() || !agrees) {
-      return fail(record.header, record.name, "its local header and the directory disagree");
+    const auto is_size = [&](std::uint32_t said) { return said == kMax32 || unsigned_of(record.size) == said; };
+    const bool agrees = deferred || (crc == record.crc && is_size(packed) && is_size(size));
+    if (method != 0 || flags != listed.flags || time != listed.time || name_bytes != record.name.size() || !agrees) {
+      return refuse("its local header and the directory disagree");
     }
     record.offset = record.header + kLocalBytes + name_bytes + extra_bytes;
     if (is_as_torch_puts_it && record.offset != expected) {
-      return fail(record.header, record.name,
-                  fmt::format("its data begin at byte {} by its local header, at byte {} by where torch puts them",
-                              record.offset, expected));
+      return refuse(fmt::format("its data begin at byte {} by its local header, at byte {} by where torch puts them",
+                                record.offset, expected));
     }
-    if (record.offset > next || record.size > next - record.offset) {
-      return fail(record.header, record.name, "overlaps what follows");
+    if (record.offset > next || record.size > next - record.offset) return refuse("overlaps what follows");
+    RESHARD_TRY(const std::string behind, read(record.header + kLocalBytes, name_bytes + extra_bytes));
+    if (!behind.starts_with(record.name)) return refuse("has another name in its local header");
+    const std::string_view extra = std::string_view(behind).substr(name_bytes);
+    RESHARD_TRY(const auto numbers, find_zip64(record.header, record.name, extra));
+    if (size == kMax32 || packed == kMax32) {
+      const std::string both = Bytes().u64(unsigned_of(record.size)).u64(unsigned_of(record.size)).take();
+      if (!numbers || !numbers->starts_with(both)) return refuse("its local header and the directory disagree");
     }
-    RESHARD_TRY(const std::string name, read(record.header + kLocalBytes, name_bytes));
-    if (name != record.name) return fail(record.header, record.name, "has another name in its local header");
-    return {};
+    if (is_as_torch_puts_it && (version != listed.version || extra != local_extra(record))) {
+      return refuse("its local header is not as torch writes it");
+    }
+    return check_end(listed, numbers ? kDescriptor64Bytes : kDescriptorBytes, next);
+  }
+
+  // An entry and its descriptor, if it has one, reach to the next entry: nothing is hidden in between.
+  Status check_end(const Listed& listed, Index descriptor_width, Index next) {
+    const Record& record = listed.record;
+    const Index at = record.offset + record.size;
+    const Index width = (listed.flags & kHasDescriptor) != 0 ? descriptor_width : 0;
+    if (width > next - at) return fail(record.header, record.name, "leaves no room for its descriptor");
+    if (at + width < next) {
+      return fail(at + width, record.name, fmt::format("the {} bytes behind it belong to no entry", next - at - width));
+    }
+    if (width == 0 || headers_ == Headers::odd) return {};
+    RESHARD_TRY(const std::string bytes, read(at, width));
+    Fields fields(bytes);
+    if (fields.u32() != kDescriptorSignature) return fail(at, record.name, "has no descriptor behind its data");
+    const std::uint32_t crc = fields.u32();
+    const auto number = [&] { return width == kDescriptor64Bytes ? fields.u64() : fields.u32(); };
+    const std::uint64_t packed = number(), size = number();
+    if (crc == record.crc && packed == unsigned_of(record.size) && size == packed) return {};
+    return fail(at, record.name, "its descriptor and the directory disagree");
   }
 
   io::Source& source_;
@@ -315,7 +419,7 @@ class Reader {
   Headers headers_;
   Index directory_ = 0, directory_bytes_ = 0;
   std::uint64_t entries_ = 0;
-  std::vector<Record> records_;
+  std::vector<Listed> listed_;
   std::unordered_set<std::string> names_;
 };
 
@@ -343,21 +447,11 @@ Writer::Writer(std::vector<std::string> names, const std::vector<Index>& sizes) 
 
 std::string Writer::local_header(std::size_t i) const {
   const Record& record = records_[i];
-  const bool big_size = is_big(record.size), big_header = is_big(record.header);
-  Bytes extra;
-  if (big_size || big_header) {
-    extra.u16(kZip64).u16((big_size ? 16U : 0U) + (big_header ? 8U : 0U));
-    if (big_size) extra.u64(unsigned_of(record.size)).u64(0);  // sic: torch leaves the packed size 0
-    if (big_header) extra.u64(unsigned_of(record.header));
-  }
-  std::string zip64 = extra.take();
-  const auto padding =
-      static_cast<std::size_t>(record.offset - record.header - kLocalBytes) - record.name.size() - zip64.size() - 4;
+  const std::string extra = local_extra(record);
   Bytes bytes;
   bytes.u32(kLocalSignature).u16(0).u16(kIsUtf8 | (record.size > 0 ? kHasDescriptor : 0U)).u16(0).u32(0);
   bytes.u32(0).u32(0).u32(0);  // CRC and sizes follow the data
-  bytes.u16(record.name.size()).u16(zip64.size() + 4 + padding).text(record.name).text(zip64);
-  bytes.u16(kPadding).u16(padding).text(std::string(padding, 'Z'));
+  bytes.u16(record.name.size()).u16(extra.size()).text(record.name).text(extra);
   return bytes.take();
 }
 

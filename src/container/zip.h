@@ -23,12 +23,13 @@ struct Record {
 };
 
 /// Which local headers are read: of entries that do not lie as torch would put them (then a header that was changed in
-/// place is not seen), or all.
+/// place is not seen), or all, and all descriptors behind the data.
 enum class Headers { odd, all };
 
-/// All entries of an archive, by offset; they are disjoint, uncompressed, and no two names differ in case only. Reads
-/// the directory at the end and local headers. Errors (input): damage, headers that disagree with the directory,
-/// compression, encryption, several disks, names that lead out of the archive, naming entry and byte. Local.
+/// All entries of an archive, by offset; they are disjoint, uncompressed, without gaps before or between them, and no
+/// two names differ in case only. Reads the directory at the end and local headers. Errors (input): damage, headers
+/// that disagree with the directory, compression, encryption, several disks, a comment that holds another end record,
+/// names that lead out of the archive, naming entry and byte. Local.
 Expected<std::vector<Record>> read_directory(io::Source& source, const std::string& path,
                                              Headers headers = Headers::odd);
 

@@ -4,12 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <ctime>
 #include <functional>
 #include <thread>
 
 #include "reshard/container/container.h"
 #include "tests/support/files.h"
+#include "tests/support/processor_time.h"
 
 // Numbers are those of the list in README.md.
 
@@ -57,18 +57,6 @@ std::string one(const std::string& dtype, const std::string& shape, const std::s
   return object({tensor("x", dtype, shape, offsets)});
 }
 
-/// Processor time, so that a busy machine fails no test.
-double seconds(const std::function<void()>& body) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr double kSlower = 20;
-#else
-  constexpr double kSlower = 1;
-#endif
-  const std::clock_t start = std::clock();
-  body();
-  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC / kSlower;
-}
-
 TEST(HostileSafetensors, C01_TooShort) {
   EXPECT_SAYS(read(""), "expected a safetensors file, found an empty file");
   EXPECT_SAYS(read("1234567"), "7 bytes, at least 8 are needed");
@@ -96,6 +84,107 @@ TEST(HostileSafetensors, C06_NoJson) {
   EXPECT_SAYS(read_header("  "), "does not begin with '{'");
   EXPECT_SAYS(read_header("{\"\xff\":1}"), "invalid JSON");
   EXPECT_SAYS(read_header("\xef\xbb\xbf{}"), "does not begin with '{'");
+}
+
+// In the manner of JSONTestSuite's n_*: one fault each in a header that is fine but for it.
+TEST(HostileSafetensors, C06_MalformedJson) {
+  const std::string good = R"({"__metadata__":{"k":"v"},"x":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})";
+  EXPECT_EQ(verdict(read_header(good, 8)), "accepted");
+  const std::vector<std::pair<std::string, std::string>> faults = {
+      // Commas, colons, brackets.
+      {"[0,8]}}", "[0,8]},}"},
+      {"[0,8]}}", "[0,8],}}"},
+      {"[8]", "[8,]"},
+      {"[8]", "[,8]"},
+      {"[0,8]", "[0,,8]"},
+      {"[0,8]", "[0 8]"},
+      {"\"v\"}", "\"v\",}"},
+      {"{\"k\"", "{,\"k\""},
+      {"\"k\":", "\"k\""},
+      {"\"k\":", "\"k\"::"},
+      {"\"k\":", "\"k\","},
+      {"\"k\":\"v\"", "\"k\":"},
+      {"\"k\":\"v\"", "\"k\""},
+      {"\"U8\",", "\"U8\" "},
+      {"\"U8\",", "\"U8\";"},
+      {"[8]", "[8}"},
+      {"[8]", "[8"},
+      {"[8]", "8]"},
+      {"[8]", "[8]]"},
+      {"[0,8]}}", "[0,8]}"},
+      {"[0,8]}}", "[0,8]}}}"},
+      {"[0,8]}}", "[0,8]}}{}"},
+      {"[0,8]}}", "[0,8]}],"},
+      // Strings: ends, escapes, surrogates, control characters, bytes that are no UTF-8.
+      {"\"v\"", "\"v"},
+      {"\"v\"", "v"},
+      {"\"v\"", "'v'"},
+      {"\"k\":", "k:"},
+      {"\"v\"", "\"\\\""},
+      {"\"v\"", R"("\x41")"},
+      {"\"v\"", R"("\'")"},
+      {"\"v\"", R"("\u12")"},
+      {"\"v\"", R"("\u12g4")"},
+      {"\"v\"", R"("\U0041")"},
+      {"\"v\"", R"("\ud800")"},
+      {"\"v\"", R"("\udc00")"},
+      {"\"v\"", R"("\ud800\u0041")"},
+      {"\"v\"", R"("\udc00\ud800")"},
+      {"\"k\"", R"("\ud834")"},
+      {"\"v\"", "\"\t\""},
+      {"\"v\"", "\"\n\""},
+      {"\"v\"", "\"\x01\""},
+      {"\"v\"", "\"\0\""s},
+      {"\"v\"", "\"\xc0\xaf\""},
+      {"\"v\"", "\"\xed\xa0\x80\""},
+      {"\"v\"", "\"\xf5\x80\x80\x80\""},
+      {"\"v\"", "\"\xe2\x28\xa1\""},
+      {"\"v\"", "\"\xe2\x82\""},
+      {"\"v\"", "\"\xff\""},
+      // Numbers and words.
+      {"[8]", "[NaN]"},
+      {"[8]", "[Infinity]"},
+      {"[8]", "[-Infinity]"},
+      {"[8]", "[08]"},
+      {"[8]", "[+8]"},
+      {"[8]", "[-]"},
+      {"[8]", "[-8]"},
+      {"[8]", "[--8]"},
+      {"[8]", "[0x8]"},
+      {"[8]", "[8.]"},
+      {"[8]", "[.8]"},
+      {"[8]", "[8e]"},
+      {"[8]", "[8e+]"},
+      {"[8]", "[8.0]"},
+      {"[8]", "[8 8]"},
+      {"[8]", "[8_0]"},
+      {"[8]", "[8L]"},
+      {"[8]", "[1e400]"},
+      {"[8]", "[18446744073709551616]"},
+      {"[8]", "[nul]"},
+      {"[8]", "[True]"},
+      {"[8]", "[true8]"},
+      {"[8]", "[undefined]"},
+      // What is no white space, comments, depth.
+      {"[8]", "[\f8]"},
+      {"[8]", "[\v8]"},
+      {"[8]",
+       "[\xc2\xa0"
+       "8]"},
+      {"[8]",
+       "[\xef\xbb\xbf"
+       "8]"},
+      {"[8]", "[/*8*/]"},
+      {"[8]", "[8//\n]"},
+      {"[8]", "[8#\n]"},
+      {"[8]", std::string(1000, '[') + "8" + std::string(1000, ']')},
+      {"\"U8\"", std::string(1000, '[')},
+      {"{\"k\"", std::string(1000, '{') + "\"k\""}};
+  for (const auto& [what, fault] : faults) {
+    std::string header = good;
+    header.replace(header.find(what), what.size(), fault);
+    EXPECT_NE(verdict(read_header(header, 8)), "accepted") << header.substr(0, 200);
+  }
 }
 
 TEST(HostileSafetensors, C07_WhiteSpaceAround) {
@@ -268,7 +357,8 @@ TEST(HostileSafetensors, C23_BigHeaders) {
                                                                                     {R"({"__metadata__":{"a":")", "a"},
                                                                                     {"{", R"("i":[],)"}}) {
     const std::string header = filled(begin, more);
-    EXPECT_LT(seconds([&] { EXPECT_NE(verdict(read_header(header)), "accepted"); }), 1.0) << begin << more;
+    EXPECT_LT(test::processor_seconds([&] { EXPECT_NE(verdict(read_header(header)), "accepted"); }), 1.0)
+        << begin << more;
   }
   std::string header = "{";
   Index n = 0;
@@ -278,7 +368,7 @@ TEST(HostileSafetensors, C23_BigHeaders) {
   }
   header += '}';
   ASSERT_GT(n, 400'000);
-  EXPECT_LT(seconds([&] { EXPECT_EQ(verdict(read_header(header)), "accepted"); }), 2.0);
+  EXPECT_LT(test::processor_seconds([&] { EXPECT_EQ(verdict(read_header(header)), "accepted"); }), 2.0);
 }
 
 TEST(HostileSafetensors, C24_Names) {

@@ -4,13 +4,16 @@
 #include "reshard/base/crc32.h"
 
 namespace reshard::test {
-namespace {
 
-std::string number(std::uint64_t value, int bytes) {
+std::string little_endian(std::uint64_t value, int bytes) {
   std::string text;
   for (int i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i) & 0xff);
   return text;
 }
+
+namespace {
+
+constexpr auto number = little_endian;
 
 std::string op(int code) { return std::string(1, static_cast<char>(code)); }
 
@@ -27,6 +30,7 @@ std::string tuple(const std::vector<int>& numbers) {
 std::string zip_file(const std::vector<ZipEntry>& entries, const std::string& comment,
                      std::optional<std::uint16_t> entries_said) {
   std::string file, directory;
+  std::uint64_t listed = 0;
   for (const ZipEntry& entry : entries) {
     const std::uint64_t header = file.size();
     const std::uint32_t crc = entry.crc.value_or(crc32(0, std::as_bytes(std::span(entry.bytes))));
@@ -44,12 +48,16 @@ std::string zip_file(const std::vector<ZipEntry>& entries, const std::string& co
             number(deferred ? 0 : crc, 4) + number(deferred ? 0 : size, 4) + number(deferred ? 0 : size, 4) +
             number(local_name.size(), 2) + number(extra.size(), 2) + local_name + extra + entry.bytes;
     if (deferred) file += "PK\x07\x08" + number(crc, 4) + number(size, 4) + number(size, 4);
+    file += entry.behind;
+    if (!entry.is_listed) continue;
+    ++listed;
     directory += "PK\x01\x02" + number(0, 2) + number(20, 2) + number(flags, 2) + number(entry.method, 2) +
                  number(0, 4) + number(crc, 4) + number(entry.packed.value_or(entry.size.value_or(size)), 4) +
-                 number(entry.size.value_or(size), 4) + number(entry.name.size(), 2) + number(0, 4) +
-                 number(entry.disk, 2) + number(0, 6) + number(entry.header.value_or(header), 4) + entry.name;
+                 number(entry.size.value_or(size), 4) + number(entry.name.size(), 2) +
+                 number(entry.listed_extra.size(), 2) + number(0, 2) + number(entry.disk, 2) + number(0, 6) +
+                 number(entry.header.value_or(header), 4) + entry.name + entry.listed_extra;
   }
-  const std::uint16_t said = entries_said.value_or(static_cast<std::uint16_t>(entries.size()));
+  const std::uint16_t said = entries_said.value_or(static_cast<std::uint16_t>(listed));
   const std::uint64_t begin = file.size();
   return file + directory + "PK\x05\x06" + number(0, 4) + number(said, 2) + number(said, 2) +
          number(directory.size(), 4) + number(begin, 4) + number(comment.size(), 2) + comment;

@@ -17,8 +17,14 @@ struct ZipEntry {
   std::uint16_t disk = 0;
   std::optional<std::uint64_t> size = {}, packed = {}, header = {};  ///< that the directory says
   std::optional<std::string> local_name = {};                        ///< of the local header
-  std::size_t alignment = 0;  ///< 0: sizes and CRC in the local header, no padding; 64: as torch writes it
+  std::size_t alignment = 0;      ///< 0: sizes and CRC in the local header, no padding; 64: as torch writes it
+  std::string listed_extra = {};  ///< extra field of the directory
+  std::string behind = {};        ///< bytes between the entry, with its descriptor, and the next one
+  bool is_listed = true;          ///< in the directory
 };
+
+/// A number in the byte order of zip files and pickles.
+std::string little_endian(std::uint64_t value, int bytes);
 
 /// The bytes of an archive, without 64-bit records. `comment` follows the end record; `entries_said` is what it counts.
 std::string zip_file(const std::vector<ZipEntry>& entries, const std::string& comment = "",

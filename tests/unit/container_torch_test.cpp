@@ -9,6 +9,7 @@
 #include "src/container/zip.h"
 #include "tests/support/files.h"
 #include "tests/support/paths.h"
+#include "tests/support/processor_time.h"
 #include "tests/support/says.h"
 
 namespace reshard::container {
@@ -143,6 +144,49 @@ TEST(Torch, WritesWhatItReads) {
     EXPECT_TRUE(entry->strides.empty());
   }
   EXPECT_EQ(image->offsets[0], image->offsets[3]);
+}
+
+/// Says whether anything was read of some extents.
+class WatchedSource : public test::MemorySource {
+ public:
+  WatchedSource(std::string bytes, std::vector<Extent> watched)
+      : MemorySource(std::move(bytes)), watched_(std::move(watched)) {}
+  Status read_at(std::span<std::byte> into, Index offset) override {
+    const auto first = std::partition_point(watched_.begin(), watched_.end(),
+                                            [&](const Extent& e) { return e.offset + e.length <= offset; });
+    if (first != watched_.end() && first->offset < offset + std::ssize(into)) ++touched;
+    bytes_read += std::ssize(into);
+    return MemorySource::read_at(into, offset);
+  }
+
+  int touched = 0;
+  Index bytes_read = 0;
+
+ private:
+  std::vector<Extent> watched_;
+};
+
+TEST(Torch, OpensManyTensorsWithoutTheirData) {
+  constexpr int kTensors = 100'000;
+  FileSpec spec;
+  for (int i = 0; i < kTensors; ++i) {
+    spec.items.push_back({fmt::format("layers.{}.experts.{}.weight", i / 100, i % 100), DType::bf16, {8, 16}});
+  }
+  const auto image = torch().lay_out(spec);
+  ASSERT_TRUE(image) << image.error().message;
+  std::vector<Extent> data;
+  for (const Index offset : image->offsets) data.push_back({offset, 2 * 8 * 16});
+  WatchedSource source(zeros_file(spec), data);
+  std::size_t found = 0;
+  EXPECT_LT(test::processor_seconds([&] {
+              const auto directory = torch().read_directory(source, "f.pth");
+              ASSERT_TRUE(directory) << directory.error().message;
+              found = directory->entries.size();
+            }),
+            1.0);
+  EXPECT_EQ(found, std::size_t{kTensors});
+  EXPECT_EQ(source.touched, 0);
+  EXPECT_LT(source.bytes_read, image->size - Index{kTensors} * 2 * 8 * 16);
 }
 
 TEST(Torch, WritesThePickleThatTorchWrites) {

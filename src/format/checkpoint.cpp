@@ -17,6 +17,7 @@
 #include "selection.h"
 #include "ties.h"
 #include "wire.h"
+#include "zeros.h"
 
 namespace reshard::format {
 
@@ -112,6 +113,7 @@ class Reconciler {
     add_empty_parts(layout, found, probe.directory);
     RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
     RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
+    RESHARD_CHECK(check_zeros(table_.zeros, found.ignored, options_.follow, comm, probe));
 
     for (const std::uint32_t e : found.ignored) dropped_.insert(e);
     for (const std::uint32_t e : dropped_) checkpoint_.dropped.push_back(probe.directory.entries[e].entry.name);

@@ -81,11 +81,10 @@ class Fields {
   const std::string& path_;
 };
 
-Status read_gpt2(const Fields& fields, const std::string& path, json& hf) {
+Status read_gpt2(const Fields& fields, json& hf) {
   const json* bias = fields.find("qkv_bias");
-  if (bias == nullptr || !bias->is_boolean() || !bias->get<bool>()) {
-    return input_error(path + ": qkv_bias is not true: a GPT-2 has biases on q, k and v, and no family lacks them");
-  }
+  if (bias == nullptr || !bias->is_boolean()) return fields.wrong("qkv_bias", "true or false");
+  if (!bias->get<bool>()) hf["qkv_bias"] = false;  // Hugging Face's has them, and no such key
   RESHARD_TRY(const double dropout, fields.number("drop_rate", 0));
   for (const char* key : {"attn_pdrop", "embd_pdrop", "resid_pdrop"}) hf[key] = dropout;
   hf["layer_norm_epsilon"] = kGpt2Eps;
@@ -140,6 +139,7 @@ bool has_place(const std::string& key) {
                                                "hidden_act",
                                                "tie_word_embeddings",
                                                "attention_bias",
+                                               "qkv_bias",
                                                "mlp_bias",
                                                "attn_pdrop",
                                                "embd_pdrop",
@@ -201,7 +201,7 @@ Expected<json> read_book_config(const json& config, const Directory& directory, 
     RESHARD_TRY(hf[ours], fields.integer(theirs));
   }
   if (kind == "gpt2") {
-    RESHARD_CHECK(read_gpt2(fields, path, hf));
+    RESHARD_CHECK(read_gpt2(fields, hf));
     return hf;
   }
   if (fields.find("orig_context_length") != nullptr) {
@@ -240,7 +240,7 @@ std::string write_book_config(const model::Spec& spec, std::vector<std::string>&
   if (spec.family == "gpt2") {
     const auto dropout = spec.fields.find("resid_pdrop");
     config["drop_rate"] = dropout != spec.fields.end() && dropout->is_number() ? *dropout : ordered_json(0.0);
-    config["qkv_bias"] = true;
+    config["qkv_bias"] = spec.flag("qkv_bias");
     return config.dump(2) + "\n";
   }
   const ordered_json rope = spec.fields.value("rope", ordered_json::object());

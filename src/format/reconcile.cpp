@@ -72,7 +72,8 @@ Match match(const layout::Layout& layout, const Directory& directory, const Form
     match.locations.push_back(found == entries.end() ? Match::kMissing : found->second);
     if (found != entries.end()) entries.erase(found);
   }
-  const std::vector<std::string>& ignore = layout.table().ignore;
+  std::vector<std::string> ignore = layout.table().ignore;
+  for (const auto& [glob, reason] : layout.table().zeros) ignore.push_back(glob);
   std::set<std::string> extras;
   for (const layout::Extra& extra : layout.extras()) extras.insert(layout.entry(extra.array));
   for (const auto& [name, e] : entries) {

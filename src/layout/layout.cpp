@@ -160,7 +160,11 @@ Status Layout::prepare_rule(std::uint32_t r) {
       data.tensors.push_back(static_cast<std::uint32_t>(t));
     }
   }
-  if (data.tensors.empty() && rule.buffer.empty()) return {};
+  if (data.tensors.empty() && rule.buffer.empty()) {
+    // An array of zeros alone is there where the tensor is that it stands beside.
+    data.beside = tensors.empty() ? canon_->find(rule.tensor) : -1;
+    if (data.beside < 0) return {};
+  }
   if (!missing.empty())
     return usage_error(fmt::format("the model has no tensor {}, which the array holds a part of", missing.front()));
   for (const std::string& condition : rule.where) {
@@ -430,12 +434,12 @@ Status Layout::enumerate(std::uint32_t first, std::uint32_t last, std::int32_t l
     }
     const ArrayRule& rule = table_.rules[r];
     RuleData& data = rules_[r];
-    bool there = !data.cuts.empty();
-    for (const std::uint32_t tensor : data.tensors) {
-      if (layer < 0) break;
+    const auto is_there = [&](std::size_t tensor) {
       const std::vector<Index>& layers = canon_->tensors()[tensor].layers;
-      if (!layers.empty() && !std::binary_search(layers.begin(), layers.end(), layer)) there = false;
-    }
+      return layer < 0 || layers.empty() || std::binary_search(layers.begin(), layers.end(), layer);
+    };
+    bool there = !data.cuts.empty() && std::all_of(data.tensors.begin(), data.tensors.end(), is_there);
+    if (data.beside >= 0) there = there && is_there(static_cast<std::size_t>(data.beside));
     for (const std::string& condition : rule.where) {
       if (!there || !(mentions(condition, "layer") || mentions(condition, "expert"))) continue;
       bind("layer", layer);

@@ -75,6 +75,13 @@ Status check_axes(const layout::ArrayRule& rule, const Json& family, const Names
   };
   RESHARD_TRY(const layout::Expansion expansion, layout::expand(rule.view, rule.tensor, known));
   if (!rule.buffer.empty()) return {};  // no tensor to cover
+  const bool is_zeros = std::all_of(expansion.terms.begin(), expansion.terms.end(),
+                                    [](const layout::Term& term) { return term.tensor == layout::kFill; });
+  if (is_zeros && !family.at("tensors").contains(rule.tensor)) {
+    return usage_error(
+        fmt::format("view '{}' is of zeros alone: \"tensor\" must name what they stand beside, not \"{}\"",
+                    rule.view_text, rule.tensor));
+  }
   std::set<std::string> fixed;
   for (const std::string& name : layout::names_in(rule.array)) fixed.insert(name.substr(0, name.find('.')));
   for (const layout::Term& term : expansion.terms) {
@@ -189,6 +196,7 @@ layout::Table make_empty_table(const Json& format) {
   table.placement = text_of(format, "placement");
   if (format.contains("mesh")) table.mesh_dims = texts_of(format.at("mesh"));
   if (format.contains("ignore")) table.ignore = texts_of(format.at("ignore"));
+  if (format.contains("zeros")) table.zeros = format.at("zeros").get<std::map<std::string, std::string>>();
   if (format.contains("passthrough")) table.passthrough = format.at("passthrough").get<bool>();
   const std::string split = text_of(format, "split");
   if (split == "ceil") table.split = layout::Split::ceil;

@@ -211,6 +211,33 @@ TEST(Layout, OrderNamesAndSlices) {
   EXPECT_EQ(layout->fills(1).size(), 1u);
 }
 
+TEST(Layout, ZerosStandBesideATensor) {
+  Table table;
+  table.format = "made-up";
+  table.rules = {rule("embed", "embed", "vocab embed"), rule("q{layer}", "attn.q", "group query half pair embed"),
+                 rule("q{layer}.bias", "attn.q", "([~: group query] half pair)"),
+                 rule("k{layer}", "attn.k", "group half pair embed"), rule("v{layer}.bias", "attn.v", "([~: group])")};
+  const auto names = [&](std::vector<Index> layers_of_q) {
+    std::vector<Tensor> tensors = small_model()->tensors();
+    tensors[0].layers = std::move(layers_of_q);
+    const auto layout =
+        Layout::predict(std::make_shared<Canon>(tensors, scope()), table, {}, place_evenly(2, 1), DType::bf16, {});
+    EXPECT_TRUE(layout) << layout.error().message;
+    std::vector<std::string> all;
+    for (std::uint32_t a = 0; a < layout->arrays().size(); ++a) {
+      const Array& array = layout->arrays()[a];
+      all.push_back(layout->name(array));
+      if (!all.back().ends_with(".bias")) continue;
+      EXPECT_EQ(layout->shape(array), Shape{4 * 2 * 2 * 4});
+      EXPECT_TRUE(layout->tensors(array).empty());
+      EXPECT_EQ(layout->fills(a).size(), 1u);
+    }
+    return all;
+  };
+  EXPECT_EQ(names({}), (std::vector<std::string>{"embed", "q0", "q0.bias", "k0", "q1", "q1.bias", "k1"}));
+  EXPECT_EQ(names({1}), (std::vector<std::string>{"embed", "k0", "q1", "q1.bias", "k1"}));
+}
+
 TEST(Layout, Refusals) {
   const auto message = [](Table table, Mesh mesh) {
     const auto layout = Layout::predict(small_model(), std::move(table), mesh, {}, DType::bf16, {});

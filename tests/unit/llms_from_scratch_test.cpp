@@ -129,7 +129,9 @@ TEST(BookConfig, RefusesWhatItCannotRead) {
   EXPECT_SAYS(read_error(changed({{"n_heads", "8"}}), llama), "n_heads: expected a non-negative integer");
   EXPECT_SAYS(read_error(changed({{"rope_base", "x"}}), llama), "rope_base: expected a number");
   EXPECT_SAYS(read_error(changed({{"rope_freq", {{"factor", 8.0}}}}), llama), "rope_freq: has no low_freq_factor");
-  EXPECT_SAYS(read_error(changed({{"qkv_bias", false}}), directory_with({"pos_emb.weight"})), "qkv_bias is not true");
+  const Directory gpt2 = directory_with({"pos_emb.weight"});
+  EXPECT_SAYS(read_error(kLlama, gpt2), "x.json: qkv_bias: expected true or false");
+  EXPECT_SAYS(read_error(changed({{"qkv_bias", 0}}), gpt2), "x.json: qkv_bias: expected true or false");
   // Llama 2's config says neither kv heads nor theta.
   const auto llama2 = read(changed({{"n_kv_groups", nullptr}, {"rope_base", nullptr}}), llama);
   ASSERT_TRUE(llama2) << llama2.error().message;
@@ -245,6 +247,58 @@ TEST(LlmsFromScratch, KeepsValuesInEveryClass) {
     // A file by itself, in a folder with others.
     EXPECT_TRUE(test::open(path + "/model.pth"));
   }
+}
+
+TEST(LlmsFromScratch, TakesAModelWithoutBiasesOfQKAndV) {
+  const test::TemporaryFolder folder;
+  json config = json::parse(test::file_bytes(test::fixture("hf/gpt2/config.json")));
+  config["dtype"] = "float32";
+  config["qkv_bias"] = false;
+  test::put_file(folder.path("config.json"), config.dump());
+  const auto source = test::open("synthetic:" + folder.path("config.json"));
+  ASSERT_TRUE(source) << source.error().message;
+  for (const std::string version : {"gpt2", "gpt2-fast"}) {
+    TargetOptions options;
+    options.format_version = version;
+    test::convert_naively(*source, "llms_from_scratch", options, folder.path(version));
+    EXPECT_EQ(json::parse(test::file_bytes(folder.path(version + "/model.json"))).at("qkv_bias"), false);
+    const auto book = test::open(folder.path(version));
+    ASSERT_TRUE(book) << book.error().message;
+    for (const Directory::Entry& entry : book->probe.directory.entries) {
+      for (const char* name : {".W_query.bias", ".W_key.bias", ".W_value.bias", ".qkv.bias"}) {
+        EXPECT_FALSE(entry.entry.name.ends_with(name)) << entry.entry.name;
+      }
+    }
+    EXPECT_EQ(test::line_values(*book), test::line_values(*source));
+    // Hugging Face's class has them in any case: zeros, which are no weights when they come back.
+    for (const std::string format : {"hf", "hf_bin", "hdf5"}) {
+      const std::string path = folder.path(version + "-" + format);
+      test::convert_naively(*book, format, {}, path);
+      const auto back = test::open(path);
+      ASSERT_TRUE(back) << back.error().message;
+      EXPECT_FALSE(back->probe.spec.flag("qkv_bias"));
+      EXPECT_EQ(back->canon->find("attn.q.bias"), -1);
+      EXPECT_EQ(test::line_values(*back), test::line_values(*source)) << path;
+      for (const char* zeros : {"transformer.h.0.attn.c_attn.bias", "transformer.h.1.attn.c_attn.bias"}) {
+        EXPECT_EQ(std::count(back->dropped.begin(), back->dropped.end(), zeros), 1) << zeros;
+      }
+      EXPECT_EQ(back->probe.bytes_read, 2 * 3 * 48 * 4);
+    }
+  }
+  // What was trained since is not dropped in silence.
+  const std::string file = folder.path("gpt2-hf/model.safetensors");
+  const auto before = test::open(file);
+  ASSERT_TRUE(before) << before.error().message;
+  const auto& entries = before->probe.directory.entries;
+  const auto trained = std::find_if(entries.begin(), entries.end(), [](const Directory::Entry& entry) {
+    return entry.entry.name == "transformer.h.1.attn.c_attn.bias";
+  });
+  ASSERT_NE(trained, entries.end());
+  std::string bytes = test::file_bytes(file);
+  bytes[static_cast<std::size_t>(trained->entry.offset + trained->entry.length - 1)] = 1;
+  test::put_file(file, bytes);
+  EXPECT_SAYS(test::open_error(folder.path("gpt2-hf")), "tensor transformer.h.1.attn.c_attn.bias is not all zeros");
+  EXPECT_SAYS(test::open_error(folder.path("gpt2-hf")), "config.json says that qkv_bias is false: correct that");
 }
 
 TEST(LlmsFromScratch, SharesATiedHeadWhereItsClassDoes) {

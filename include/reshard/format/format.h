@@ -146,6 +146,8 @@ class Format {
   virtual std::string file_key(const std::string& path) const { return path; }
   /// Do the format's own writers store copies of one tensor that differ? The first one counts then. Pure.
   virtual bool copies_may_differ() const { return false; }
+  /// Do loaders take the tokenizer from the checkpoint's own folder? Pure.
+  virtual bool wants_tokenizer() const { return false; }
   /// Checks what only the format knows about its headers (Nanotron's slices), after reconciliation. `locations[a]` is
   /// the entry of array a. Errors (input). Local.
   virtual Status check(const Probe& probe, const layout::Layout& layout,

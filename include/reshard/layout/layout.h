@@ -140,6 +140,7 @@ class Layout {
   };
   struct RuleData {
     std::vector<std::uint32_t> tensors;
+    int beside = -1;  // the tensor that an array of zeros alone stands beside
     std::vector<CutData> cuts;
     std::vector<std::uint32_t> arrays;
     std::vector<int> cut_dims;  // dims that dim shards cut

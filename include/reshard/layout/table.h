@@ -31,7 +31,7 @@ struct ArrayRule {
   std::string array;   ///< name pattern; {layer}, {expert} fix an axis; {layer.local} counts inside the pipeline stage
   std::string file;    ///< file pattern, relative to the checkpoint; empty: the container's writer decides
   std::string entry;   ///< name inside the file; empty: the array name
-  std::string tensor;  ///< canonical tensor, where the view's parts name none
+  std::string tensor;  ///< canonical tensor, where the view's parts name none; of zeros alone, what they stand beside
   std::string view_text;
   View view;
   std::vector<ShardRule> shards;
@@ -61,6 +61,8 @@ struct Table {
   std::vector<std::pair<std::string, std::string>> number_order;  ///< the same, in the order to evaluate
   std::vector<Requirement> require;
   std::vector<std::string> ignore;     ///< globs of arrays that hold no weight
+  /// Globs of arrays that hold zeros in a source where no rule takes them, and what the config then says.
+  std::map<std::string, std::string> zeros;
   std::vector<std::string> mesh_dims;  ///< mesh dims that the format knows, outermost first
   std::string placement;               ///< named C++ function that places layers on pipeline stages; empty: even
   Split split = Split::even;

@@ -15,6 +15,5 @@ parser.add_argument("--model-path", "--model_path", required=True, help="Hugging
 parser.add_argument("--output-dir", "--output_dir", required=True, help="folder to write params.json and consolidated.NN.pth into")
 parser.add_argument("--model-size", "--model_size", choices=SHARDS, help="says the number of files; or give --tp")
 known, rest = parser.parse_known_args()
-is_cut = any(option.split("=")[0] == "--tp" for option in rest)
-shards = ["--tp", SHARDS[known.model_size]] if known.model_size and not is_cut else []
+shards = ["--tp", SHARDS[known.model_size]] if known.model_size and "--tp" not in line.given(rest) else []
 line.run(["convert", known.model_path, known.output_dir, "--to", "meta", "--dtype", "bf16", *shards, *rest])

@@ -6,6 +6,11 @@ import shlex
 import sys
 
 
+def given(arguments):
+    """Names of the options among these arguments."""
+    return {argument.split("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+
+
 def run(arguments):
     """Runs $RESHARD (a program, or a launcher line that ends in one; by default `reshard`) with these arguments."""
     command = shlex.split(os.environ.get("RESHARD", "reshard")) + [str(argument) for argument in arguments]

@@ -405,7 +405,9 @@ std::string Fairseq2SideFiles::model_yaml(std::vector<std::string>& notes) const
   return python_yaml(card);
 }
 
-std::string Fairseq2SideFiles::cc_config() const {
+std::string Fairseq2SideFiles::cc_config() const { return fairseq2_hf_config(spec, kLlamaEps); }
+
+std::string fairseq2_hf_config(const model::Spec& spec, double norm_eps) {
   nlohmann::json config = nlohmann::json::object();
   config["architectures"] = {"Fairseq2LlamaForCausalLM"};
   config["model_type"] = "llama";
@@ -418,7 +420,7 @@ std::string Fairseq2SideFiles::cc_config() const {
     if (found == spec.fields.end()) continue;
     config[key] = found->is_array() && !found->empty() ? found->front() : *found;
   }
-  config["rms_norm_eps"] = kLlamaEps;
+  config["rms_norm_eps"] = norm_eps;
   config["tie_word_embeddings"] = spec.flag("tie_word_embeddings");
   const Json rope = spec.fields.value("rope", Json::object());
   config["rope_theta"] = rope.value("theta", 10000.0);

@@ -45,4 +45,7 @@ struct Fairseq2SideFiles {
   std::string cc_config() const;
 };
 
+/// The config.json that write_hf_config of 0.3 and 0.4 writes beside a LLaMA model in Meta's form. Pure.
+std::string fairseq2_hf_config(const model::Spec& spec, double norm_eps);
+
 }  // namespace reshard::format

@@ -18,6 +18,7 @@ class PlainFormat : public Format {
 
   std::string_view name() const override { return name_; }
   bool cuts_by_size(const layout::Table& table) const override;
+  bool wants_tokenizer() const override { return !detected_.empty(); }
   double detect(const std::string& path) const override;
   Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                         comm::Comm& comm) const override;

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "directory.h"
+#include "fairseq2_config.h"
 #include "meta_params.h"
 #include "probing.h"
 #include "reshard/base/text.h"
@@ -362,11 +363,14 @@ Expected<std::vector<Sidecar>> MetaFormat::sidecars(const SidecarInput& input, s
   RESHARD_TRY(const bool by_rows, is_by_rows(params, input.spec, input.options));
   RESHARD_CHECK(note_lost(input.spec, params, style, input.library, notes));
   std::vector<Sidecar> sidecars = {{kParams, "", write_params(params, style, by_rows)}};
+  if (style == ParamsStyle::fairseq2) {
+    sidecars.push_back({kConfig, "", fairseq2_hf_config(input.spec, params.norm_eps)});
+  }
   sidecars.insert(sidecars.end(), input.carried.begin(), input.carried.end());
   const auto is_model = [](const Sidecar& sidecar) { return sidecar.path == kTokenizer; };
   if (has_tokenizer(input.carried) && std::none_of(input.carried.begin(), input.carried.end(), is_model)) {
     notes.push_back(
-        "meta: there is no tokenizer.model to carry along, which Meta's models read; give --tokenizer-from");
+        "warning: meta: there is no tokenizer.model to carry along, which Meta's models read; give --tokenizer-from");
   }
   return sidecars;
 }

@@ -12,6 +12,7 @@ class MetaFormat : public Format {
  public:
   std::string_view name() const override { return "meta"; }
   bool copies_may_differ() const override { return true; }  // the norms of Llama 3 70B's ranks do
+  bool wants_tokenizer() const override { return true; }
   double detect(const std::string& path) const override;
   Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                         comm::Comm& comm) const override;

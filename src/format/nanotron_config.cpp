@@ -52,17 +52,15 @@ Status read_experts(const json& moe, const std::string& path, json& hf) {
   // The layers with experts; Hugging Face lists those without.
   const Index layers = integer_or(hf, "num_hidden_layers", 0);
   std::set<Index> sparse;
+  bool all = false;
   for (const json& layer : moe.value("layers", json::array({-1}))) {
     if (!layer.is_number_integer()) return refuse("layers: expected a list of integers");
-    if (layer == -1) {
-      sparse.clear();
-      break;
-    }
+    all = all || layer == -1;
     sparse.insert(layer.get<Index>());
   }
   hf["decoder_sparse_step"] = 1;
   hf["mlp_only_layers"] = json::array();
-  for (Index layer = 0; layer < layers && !sparse.empty() && layer <= 1 << 16; ++layer) {
+  for (Index layer = 0; layer < layers && !all && layer <= 1 << 16; ++layer) {
     if (sparse.count(layer) == 0) hf["mlp_only_layers"].push_back(layer);
   }
   return {};
@@ -185,7 +183,7 @@ Expected<NanotronModel> read_model_config(const json& config, const std::string&
     notes.push_back(path + ": attention_bias is true, which Nanotron's Llama ignores");
   }
   if (is_set(config, "sliding_window_size")) {
-    if (has_bias) {
+    if (has_bias || is_set(config, "moe_config")) {
       model.hf["use_sliding_window"] = true;
       model.hf["sliding_window"] = config["sliding_window_size"];
     } else {

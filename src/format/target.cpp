@@ -187,8 +187,10 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   const SidecarInput input{spec, *target.layout, target.files, options, source.probe.carried, library};
   RESHARD_TRY(target.sidecars, target.format->sidecars(input, target.notes));
   if (!source.synthetic && !has_tokenizer(source.probe.carried)) {
-    target.notes.emplace_back(
-        "the source has no tokenizer to carry along; --tokenizer-from names a folder that has one");
+    // Where the format stays, the checkpoint is as complete as it was.
+    const bool is_missed = target.format->wants_tokenizer() && target.format != source.format;
+    target.notes.push_back(std::string(is_missed ? "warning: " : "") +
+                           "the source has no tokenizer to carry along; --tokenizer-from names a folder that has one");
   }
   if (target.format->one_file()) {
     RESHARD_CHECK(target.format->put_inside(input, target.sidecars, target.files.front()));

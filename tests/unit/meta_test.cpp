@@ -324,6 +324,52 @@ TEST(Meta, SaysWhatItAssumes) {
   EXPECT_TRUE(told.probe.spec.flag("tie_word_embeddings"));
 }
 
+TEST(Meta, WarnsOfAMissingTokenizer) {
+  const test::TemporaryFolder folder;
+  const auto notes = [](const std::string& path, const std::string& format, const SourceOptions& options = {}) {
+    const auto target = describe_target(open_well(path, options), format, {}, test::library());
+    EXPECT_TRUE(target) << target.error().message;
+    return all_notes(target->notes);
+  };
+  const std::string meta = test::fixture("meta/llama-tied-mp1"), hf = test::fixture("hf/llama-tied");
+  const std::string none = "the source has no tokenizer to carry along; --tokenizer-from";
+  for (const char* format : {"hf", "hf_bin"}) EXPECT_SAYS(notes(meta, format), "warning: " + none);
+  EXPECT_SAYS(notes(hf, "meta"), "warning: " + none);
+  // Nothing is lost, or nobody looks for one there.
+  for (const std::string& told : {notes(meta, "meta"), notes(hf, "hf"), notes(meta, "hdf5"), notes(hf, "fairseq2")}) {
+    EXPECT_SAYS(told, none);
+    EXPECT_EQ(told.find("warning: the source"), std::string::npos) << told;
+  }
+  SourceOptions options;
+  options.tokenizer_from = folder.path();
+  test::put_file(folder.path("tokenizer.json"), "{}");
+  EXPECT_EQ(notes(meta, "hf", options).find("no tokenizer"), std::string::npos);
+  EXPECT_SAYS(notes(hf, "meta", options), "warning: meta: there is no tokenizer.model");
+  test::put_file(folder.path("tokenizer.model"), "");
+  EXPECT_EQ(notes(hf, "meta", options).find("no tokenizer"), std::string::npos);
+}
+
+TEST(Meta, ParamsOfFairseq2HaveAConfigBesideThem) {
+  const auto source = open_well(test::fixture("hf/llama-tied"));
+  TargetOptions options;
+  const auto config = [&]() -> json {
+    const auto target = describe_target(source, "meta", options, test::library());
+    EXPECT_TRUE(target) << target.error().message;
+    for (const Sidecar& file : target->sidecars) {
+      if (file.path == "config.json") return json::parse(file.text);
+    }
+    return nullptr;
+  };
+  EXPECT_TRUE(config().is_null());
+  options.params_style = "fairseq2";
+  const json written = config(), base = json::parse(test::file_bytes(test::fixture("hf/llama-tied/config.json")));
+  EXPECT_EQ(written.at("architectures"), json::array({"Fairseq2LlamaForCausalLM"}));
+  for (const char* key : {"model_type", "hidden_size", "vocab_size", "tie_word_embeddings", "max_position_embeddings",
+                          "rms_norm_eps"}) {  // not fairseq2's own 1e-5
+    EXPECT_EQ(written.at(key), base.at(key)) << key;
+  }
+}
+
 TEST(Meta, WarnsWhereAnotherConfigSaysOtherwise) {
   const test::TemporaryFolder folder;
   const std::string meta = test::fixture("meta/llama-mha-v256-mp2-flat"), base = test::fixture("hf/llama-mha-v256");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "src/format/nanotron_config.h"
@@ -227,6 +228,23 @@ TEST(NanotronConfig, WritesYamlThatPythonReadsBack) {
   EXPECT_SAYS(yaml, "\n  tokenizer_name_or_path: null\n");
 }
 
+TEST(NanotronConfig, NamesTheTokenizerThatTravels) {
+  const test::TemporaryFolder folder;
+  test::put_file(folder.path("tokenizer.json"), "{}");
+  SourceOptions with_tokenizer;
+  with_tokenizer.tokenizer_from = folder.path();
+  const auto source = test::open(test::fixture("hf/llama-mha"), with_tokenizer);
+  ASSERT_TRUE(source) << source.error().message;
+  TargetOptions options;
+  options.final_path = "/data/out";
+  const auto target = describe_target(*source, "nanotron", options, test::library());
+  ASSERT_TRUE(target) << target.error().message;
+  EXPECT_SAYS(sidecar(*target, "config.yaml"), "\n  tokenizer_name_or_path: /data/out\n");
+  EXPECT_TRUE(std::any_of(target->sidecars.begin(), target->sidecars.end(), [&](const Sidecar& file) {
+    return file.path == "tokenizer.json" && file.copy_from == folder.path("tokenizer.json");
+  }));
+}
+
 TEST(NanotronConfig, QuotesTextThatLooksLikeAnotherType) {
   EXPECT_EQ(python_yaml({{"a", "1.5"}, {"b", "No"}, {"c", "/x"}, {"d", ""}, {"e", nullptr}, {"f", json::array()}}),
             "a: \"1.5\"\nb: \"No\"\nc: /x\nd: \"\"\ne: null\nf: []\n");
@@ -266,6 +284,24 @@ TEST(NanotronConfig, RowsAreInterleavedWhereTheKeyIsAbsent) {
   EXPECT_FALSE(interleaved({{"is_llama_config", true}, {"rope_interleaved", false}}));
   EXPECT_FALSE(interleaved({{"is_qwen2_config", true}}));
   EXPECT_TRUE(interleaved({{"is_qwen2_config", true}, {"interleaved_rotary", true}}));
+}
+
+TEST(NanotronConfig, ReadsWhichLayersHaveExperts) {
+  std::vector<std::string> notes;
+  const auto read = [&](const json& layers) {
+    return read_model_config({{"is_qwen2_config", true},
+                              {"num_hidden_layers", 3},
+                              {"sliding_window_size", 16},
+                              {"moe_config", {{"shared_expert_intermediate_size", 8}, {"layers", layers}}}},
+                             "model_config.json", notes)
+        ->hf;
+  };
+  EXPECT_EQ(read(json::array({-1}))["mlp_only_layers"], json::array());
+  EXPECT_EQ(read(json::array({0, 2}))["mlp_only_layers"], json::array({1}));
+  EXPECT_EQ(read(json::array())["mlp_only_layers"], json::array({0, 1, 2}));
+  // Models with experts have a window with and without biases.
+  EXPECT_EQ(read(json::array({-1}))["sliding_window"], 16);
+  EXPECT_EQ(notes, std::vector<std::string>());
 }
 
 TEST(Nanotron, HoldsExperts) {

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -250,9 +251,40 @@ class NanotronToHf(Case):
         self.assert_equals_base(self.convert(run, "latest", "--to", "hf", "--vocab-size", 259), hf("llama-tied"))
         self.assert_equals_base(self.convert(run, "earlier", "--to", "hf", "--step", 900), hf("llama-mha"))
 
+    def assert_equals_direct(self, out, base, rows, *mesh):
+        """The tensors of the base, in the very files that the base itself becomes."""
+        self.assert_same(first_rows(read(out), rows), read(base))
+        direct = self.convert(base, f"{out.name}-direct", "--to", "nanotron", *mesh)
+        ours, theirs = ({name: path.read_bytes() for name, path in files_below(folder / "model").items()} for folder in (out, direct))
+        self.assertEqual(sorted(ours), sorted(theirs))
+        self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
+
     def test_to_another_topology(self):
-        out = self.convert(nanotron("llama-gqa-tp4"), "out", "--to", "nanotron", "--vocab-size", 259, "--pp", 3, ranks=2)
-        self.assert_same(read(out), read(hf("llama-gqa")))
+        """Stages that do not nest, both rotary orders, old versions: no Hugging Face files between."""
+        for number, (case, tp, pp) in enumerate((
+            ("llama-gqa-tp4", 1, 3), ("llama-gqa-tp2-pp2", 4, 3), ("llama-gqa-tp2-interleaved", 4, 2), ("llama-tied-pp2-v1.2", 4, 1),
+            ("llama-mha-tp2-badnames", 8, 1), ("llama-mha-tp2-numpy2", 1, 2),
+        )):  # fmt: skip
+            with self.subTest(case, tp=tp, pp=pp):
+                mesh = ["--tp", tp, "--pp", pp]
+                out = self.convert(nanotron(case), case, "--to", "nanotron", "--vocab-size", 259, *mesh, ranks=1 + number % 2)
+                self.assert_equals_direct(out, hf(base_of(case)), 259, *mesh)
+        done = self.run_program([PROGRAM, "convert", nanotron("llama-gqa-tp4"), self.work / "none", "--to", "nanotron", "--tp", 3], status=2)
+        self.assertIn("num_key_value_heads", done.stderr)
+
+    def test_sizes_that_do_not_divide_each_other(self):
+        """12 heads are cut by 4, 3 and 6; the vocabulary is padded anew each time."""
+        (self.work / "config.json").write_text(json.dumps({
+            **load(hf("llama-mha") / "config.json"), "hidden_size": 96, "intermediate_size": 60, "num_attention_heads": 12,
+            "num_key_value_heads": 12, "num_hidden_layers": 3, "head_dim": 8,
+        }))  # fmt: skip
+        base = self.convert(f"synthetic:{self.work / 'config.json'}", "hf", "--to", "hf")
+        source = base
+        for tp, pp in ((4, 2), (3, 3), (4, 1), (6, 2), (1, 3)):
+            with self.subTest(tp=tp, pp=pp):
+                mesh = ["--tp", tp, "--pp", pp]
+                source = self.convert(source, f"{tp}-{pp}", "--to", "nanotron", "--vocab-size", 259, *mesh)
+                self.assert_equals_direct(source, base, 259, *mesh)
 
 
 class HfToHf(Case):
@@ -296,6 +328,38 @@ class HfToHf(Case):
                 if source["model_type"] != "gpt2":
                     self.assertEqual(rope(ours), rope(source))
                     self.assertEqual(rope({k: v for k, v in ours.items() if k != "rope_parameters"}), rope(source))
+
+    def test_fp8_is_copied(self):
+        """Bytes are never cast, also by --dtype; scales of unknown names are carried."""
+        base, header, data = read(hf("llama-mha")), {}, b""
+        expected = dict(base)
+        for name, (_, shape, _) in base.items():
+            if name.endswith("_proj.weight"):
+                expected[name] = ("F8_E4M3", shape, (bytes(range(256)) * math.prod(shape))[: math.prod(shape)])
+                expected[f"{name}_scale_inv"] = ("F32", (1, 1), struct.pack("<f", 1 + len(expected) / 3))
+            elif name.endswith("norm.weight"):
+                expected.update(widened({name: base[name]}))
+        for name, (dtype, shape, content) in expected.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+        text = json.dumps(header).encode()
+        source = self.work / "fp8"
+        source.mkdir()
+        (source / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        about = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (source / "config.json").write_text(json.dumps({**load(hf("llama-mha") / "config.json"), "quantization_config": about}))
+        cast = {name: base[name] if name.endswith("norm.weight") else tensor for name, tensor in expected.items()}
+        carried = ["--passthrough", "*_scale_inv"]
+        for to in ("hdf5", "hf_bin"):
+            for number, (dtype, wanted) in enumerate((([], expected), (["--dtype", "bf16"], cast))):
+                with self.subTest(to, dtype=dtype):
+                    out = self.convert(source, f"{to}-{number}", "--to", to, *carried, *dtype, ranks=1 + number)
+                    self.assert_same(read(out), wanted)
+                    back = self.convert(out, f"{to}-{number}-back", "--to", "hf", *carried, *dtype, ranks=2 - number)
+                    self.assert_same(read(back), wanted)
+                    self.assertEqual(load(back / "config.json")["quantization_config"], about)
+        done = self.run_program([PROGRAM, "convert", source, self.work / "none", "--to", "hdf5"], status=3)
+        self.assertIn("--passthrough", done.stderr)
 
     def test_a_missing_head_is_refused(self):
         done = self.run_program([PROGRAM, "convert", hf("llama-tied-no-head"), self.work / "out", "--to", "hf"], status=3)
@@ -471,6 +535,7 @@ class Meta(Case):
         self.assertTrue((bin_ / "tokenizer.json").exists())
         nanotron_ = self.convert(out, "nanotron", "--to", "nanotron")
         self.assertEqual((nanotron_ / "tokenizer.model").read_bytes(), (data / "tokenizer.model").read_bytes())
+        self.assertIn(f"tokenizer_name_or_path: {nanotron_}\n", (nanotron_ / "config.yaml").read_text())
         # Llama 1 and 2 keep one tokenizer in the folder of all models.
         (out / "tokenizer.model").rename(self.work / "tokenizer.model")
         (self.work / "tokenizer_checklist.chk").write_text("")
@@ -548,7 +613,8 @@ class SameBytes(Case):
     def test_any_job(self):
         cases = [(hf("llama-gqa-sharded"), ["nanotron", "--tp", "2", "--pp", "2"]), (hf("llama-gqa-sharded"), ["hf", "--max-shard-size", "100KB"]),
                  (hf("llama-gqa-sharded"), ["hdf5"]), (hf("llama-tied"), ["hf_bin", "--max-shard-size", "100KB"]),
-                 (meta("llama-mha-v256-mp2-flat"), ["meta", "--tp", "8"])]  # fmt: skip
+                 (meta("llama-mha-v256-mp2-flat"), ["meta", "--tp", "8"]), (hf("gpt2"), ["llms_from_scratch"]),
+                 (hf("llama-tied"), ["fairseq2", "--dp", "3"])]  # fmt: skip
         for source, target in cases:
             routes = (["--route", "direct"], ["--route", "exchange"])
             jobs = [(ranks, route) for ranks in (1, 2, 3, 4, 5, 8) for route in routes]
@@ -595,6 +661,46 @@ class Compat(Case):
                               "--output_dir", self.work / name, "--llama_version", "2"], **run)  # fmt: skip
             self.assert_same(read(self.work / name), read(base))
         self.assertTrue((self.work / "bin" / "pytorch_model.bin").exists())
+
+    def test_fairseq2_commands_to_meta(self):
+        command, run = [sys.executable, ROOT / "launch" / "compat" / "fairseq2", "llama"], {"RESHARD": PROGRAM}
+        source = FIXTURES / "fairseq2" / "llama-gqa-v046"
+        for out, model in ((self.work / "0.3", ["--model", "llama3_8b"]), (self.work / "0.4", ["llama3_8b"])):
+            self.run_program([*command, "write_hf_config", "--model", "llama3_8b", out], status=2, **run)
+            self.run_program([*command, "convert_checkpoint", *model, source / "step_100", out], **run)
+            self.run_program([*command, "write_hf_config", "--model", "llama3_8b", out], **run)
+            self.assertEqual((out / "config.json").read_bytes(), (source / "cc" / "config.json").read_bytes())
+            self.assertEqual(list(load(out / "params.json")), ["model"])
+            self.assert_same(read(out), read(source))
+        # Without a model.yaml the name counts, which these tensors contradict; each file there is becomes one.
+        shutil.copytree(source / "step_100", self.work / "bare")
+        done = self.run_program([*command, "convert_checkpoint", "llama3_8b", self.work / "bare", self.work / "none"], status=3, **run)
+        self.assertIn("does not hold what --model llama3_8b says", done.stderr)
+        (self.work / "bare" / "model.pt").rename(self.work / "bare" / "model.0.pt")
+        (self.work / "bare" / "model.1.pt").touch()
+        line = [*command, "convert_checkpoint", "7b", self.work / "bare", "out", "--overwrite"]
+        for options, expected in (([], "--tp 2 --model 7b --overwrite"), (["--tp", "4", "--config-from=x"], "--overwrite --tp 4 --config-from=x")):
+            done = self.run_program([*line, *options], RESHARD="true")
+            self.assertEqual(done.stderr, f"+ true convert {self.work / 'bare'} out --to meta --params-style fairseq2 {expected}\n")
+        self.run_program([*command, "convert_checkpoint", self.work / "bare", "out"], status=2, RESHARD="true")
+
+    def test_fairseq2_export(self):
+        source, script = FIXTURES / "fairseq2" / "llama-tied-tp1" / "checkpoints", ROOT / "launch" / "compat" / "hg_export.py"
+        command = [sys.executable, script, "--no-rich", "--checkpoint-dir"]
+        self.run_program([*command, source, "checkpoint_step_100", self.work / "hf"], RESHARD=PROGRAM)
+        self.assert_same(read(self.work / "hf"), widened(read(source)))
+        scores = self.work / "scores"
+        scores.mkdir()
+        for step, score in ((100, "-2.5"), (200, "-0.5\n"), (300, "-0.5"), (400, "9")):  # step 400 is gone
+            (scores / f"step_{step}.txt").write_text(score)
+            if step < 400:
+                (self.work / f"step_{step}").mkdir()
+        for name, chosen in (("last_checkpoint", ""), ("checkpoint_step_7", " --step 7"), ("best_checkpoint", " --step 300"),
+                             ("best_checkpoint_1", " --step 200"), ("best_checkpoint_2", " --step 100")):  # fmt: skip
+            done = self.run_program([*command, self.work, name, "out", "--overwrite"], RESHARD="true")
+            self.assertEqual(done.stderr, f"+ true convert {self.work} out --to hf --dtype fp32{chosen} --overwrite\n")
+        for name in ("best_checkpoint_3", "llama3_8b"):
+            self.assertIn(name, self.run_program([*command, self.work, name, "out"], status=2, RESHARD="true").stderr)
 
     def test_example_jobs(self):
         for path in sorted((ROOT / "configs" / "jobs").glob("*.json")):

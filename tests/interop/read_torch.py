@@ -10,19 +10,20 @@ import numpy as np
 DTYPES = {
     "DoubleStorage": ("F64", 8), "FloatStorage": ("F32", 4), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2), "LongStorage": ("I64", 8),
     "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1), "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1),
+    "float8_e4m3fn": ("F8_E4M3", 1),
 }  # fmt: skip
 Tensor = collections.namedtuple("Tensor", "storage offset shape strides")
+REBUILT = {
+    "OrderedDict": collections.OrderedDict, "_rebuild_parameter": lambda t, *_: t, "_rebuild_tensor_v2": lambda storage, *at: Tensor(storage, *at[:3]),
+    "_rebuild_tensor_v3": lambda storage, *at: Tensor((at[5], storage[1]), *at[:3]),  # of a storage without a type
+}  # fmt: skip
 
 
 class Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: Tensor(storage, offset, shape, strides)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        assert module == "torch" and name in DTYPES, f"{module}.{name}"
+        if module in ("collections", "torch._utils"):
+            return REBUILT[name]
+        assert (module == "torch" and name in DTYPES) or name == "UntypedStorage", f"{module}.{name}"
         return name
 
     def persistent_load(self, pid):

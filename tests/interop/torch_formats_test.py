@@ -123,13 +123,14 @@ class Fairseq2(Case):
         self.assertEqual({key: ours.get(key) for key in same}, {key: theirs[key] for key in same})
 
     def test_to_meta_as_fairseq2_does(self):
-        """What `llama convert_checkpoint` of 0.4.6 writes, which keeps the cut of the embedding (by columns)."""
+        """What `llama convert_checkpoint` and `write_hf_config` of 0.4.6 write, keeping the cut of the embedding (by columns)."""
         for reference in sorted((FIXTURES / "fairseq2").glob("*-to-meta")):
             with self.subTest(reference.name):
                 source = reference.name.removesuffix("-to-meta")
                 options = ["--tp", len(files_of(fairseq2(source))), "--params-style", "fairseq2", "--format-version", "2"]
                 out = self.convert(fairseq2(source), source, "--to", "meta", *options, ranks=2)
-                self.assertEqual(load(out / "params.json"), load(reference / "params.json"))
+                for side_file in ("params.json", "config.json"):
+                    self.assertEqual((out / side_file).read_bytes(), (reference / side_file).read_bytes(), side_file)
                 for path in sorted(reference.glob("*.pth")):
                     ours = {name: tensor for name, tensor in read_torch(out / path.name).items() if name != "rope.freqs"}
                     self.assert_same(ours, read_torch(path))
@@ -219,6 +220,26 @@ class LlmsFromScratch(Case):
         self.assert_same(untied(read_book(out / "model.pth")), untied(read_hf(hf("gpt2"))))
         self.assert_same(untied(read_hf(self.convert(out, "back", "--to", "hf"))), untied(read_hf(hf("gpt2"))))
 
+    def test_no_biases_of_q_k_and_v(self):
+        """As in the book's own GPT_CONFIG_124M. Hugging Face's class has them in any case: zeros."""
+        (self.work / "config.json").write_text(json.dumps({**load(hf("gpt2") / "config.json"), "qkv_bias": False}))
+        for version in ("gpt2", "gpt2-fast"):
+            with self.subTest(version):
+                options = ["--to", "llms_from_scratch", "--format-version", version]
+                out = self.convert(f"synthetic:{self.work / 'config.json'}", version, *options)
+                names = [name for name, _ in sharing(out / "model.pth")]
+                self.assertEqual([name for name in names if re.search(r"att\.(W_\w+|qkv)\.bias", name)], [])
+                archive = self.convert(out, f"{version}.h5", "--to", "hdf5", ranks=2)
+                again = self.convert(archive, f"{version}-again", *options)
+                for name in ("model.pth", "model.json"):
+                    self.assertEqual((again / name).read_bytes(), (out / name).read_bytes())
+                back = self.convert(archive, f"{version}-hf", "--to", "hf", ranks=3)
+                tensors = untied(read_hf(back))
+                biases = [tensors.pop(f"transformer.h.{layer}.attn.c_attn.bias") for layer in range(2)]
+                self.assertEqual(biases, [("BF16", (144,), bytes(2 * 144))] * 2)
+                self.assert_same(tensors, untied(read_book(out / "model.pth")))
+                self.run_program([PROGRAM, "verify", back, "--against", out])
+
     def test_another_architecture_is_refused(self):
         for base, version, reason in (("gpt2", "llama3", "gpt2 and gpt2-fast"), ("llama-gqa", "gpt2", "llama3 and llama2")):
             done = self.run_program(
@@ -245,8 +266,26 @@ class Pairs(Case):
         "fairseq2": ["--tp", 2, "--dp", 3], "llms_from_scratch": [],
     }  # fmt: skip
 
-    def target(self, src, name, to, ranks):
-        return self.convert(src, f"{name}.h5" if to == "hdf5" else name, "--to", to, *self.TARGETS[to], ranks=ranks)
+    # Models of the other families.
+    SIZES = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 16, "vocab_size": 66, "tie_word_embeddings": False, "dtype": "bfloat16",
+    }  # fmt: skip
+    EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+    FAMILIES = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16, "vocab_size": 66, "dtype": "bfloat16"},
+        "mistral": SIZES,
+        "mixtral": {**SIZES, "num_local_experts": 3},
+        "qwen2": SIZES,
+        "qwen2_moe": {**SIZES, **EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [0]},
+        "qwen3": {**SIZES, "head_dim": 16},
+        "qwen3_moe": {**SIZES, **EXPERTS, "head_dim": 16},
+    }
+    NO_TENSOR_PARALLELISM = {("mistral", "fairseq2")}
+
+    def target(self, src, name, to, ranks=1, family="llama"):
+        options = ["--dp", 3] if (family, to) in self.NO_TENSOR_PARALLELISM else self.TARGETS[to]
+        return self.convert(src, f"{name}.h5" if to == "hdf5" else name, "--to", to, *options, ranks=ranks)
 
     def test_every_pair(self):
         base = hf("llama-mha-v256")
@@ -259,6 +298,37 @@ class Pairs(Case):
                     out = self.target(source, f"{first}-{second}", second, 1 + number % 3)
                     self.assert_same(read(out), expected)
                     self.run_program([PROGRAM, "diff", out, base])
+
+    def as_held(self, tensors, *formats):
+        """Nanotron has its routers in fp32, the book's Qwen3Model its norms."""
+        wide = [("nanotron", "mlp.gate.weight"), ("llms_from_scratch", "norm.weight")]
+        endings = tuple(ending for name, ending in wide if name in formats)
+        return {**tensors, **widened({name: tensor for name, tensor in tensors.items() if name.endswith(endings)})}
+
+    def test_every_pair_of_the_other_families(self):
+        """As `list formats` says: what a format holds comes from every other one, what it does not hold is refused."""
+        formats = json.loads(self.run_program([PROGRAM, "list", "formats", "--json"]).stdout)["formats"]
+        cells = {(cell["family"], form["name"]): cell for form in formats for cell in form["families"]}
+        self.assertEqual({name for _, name in cells}, set(self.TARGETS))
+        self.assertEqual({family for family, _ in cells}, {*self.FAMILIES, "llama", "generic"})
+        for family, config in self.FAMILIES.items():
+            (self.work / f"{family}.json").write_text(json.dumps({"model_type": family, **config}))
+            base = self.convert(f"synthetic:{self.work / family}.json", family, "--to", "hf")
+            expected, sources = read(base), {}
+            for first in sorted(self.TARGETS.keys() - {"hf"}):
+                with self.subTest(family, target=first):
+                    if cells[family, first]["holds"]:
+                        sources[first] = self.target(base, f"{family}-{first}", first, family=family)
+                        self.assert_same(read(sources[first]), self.as_held(expected, first))
+                    else:
+                        done = self.run_program([PROGRAM, "convert", base, self.work / "none", "--to", first], status=2)
+                        self.assertIn(cells[family, first]["reason"], done.stderr)
+                        self.assertFalse((self.work / "none").exists())
+            for first, source in sources.items():
+                for second in sources.keys() - {first}:
+                    with self.subTest(f"{family}: {first} -> {second}"):
+                        out = self.target(source, f"{family}-{first}-{second}", second, family=family)
+                        self.assert_same(read(out), self.as_held(expected, first, second))
 
 
 if __name__ == "__main__":

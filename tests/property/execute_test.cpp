@@ -71,6 +71,7 @@ Values values_there(const layout::Layout& layout, const Strides& strides, const 
   for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
     const Shape shape = layout.shape(layout.arrays()[a]);
     const auto stretched = strides.find(a);
+    const Decoder decoder(layout, a);
     for (Index i = 0; i < *num_elements(shape); ++i) {
       Index at = i;
       if (stretched != strides.end()) {
@@ -80,7 +81,7 @@ Values values_there(const layout::Layout& layout, const Strides& strides, const 
       }
       std::uint16_t value = 0;
       std::memcpy(&value, files[places[a].file].data() + places[a].offset + 2 * at, 2);
-      Element element = decode(layout, a, i);
+      Element element = decoder.at(i);
       values[{element.tensor, std::move(element.position)}].insert(value);
     }
   }
@@ -162,8 +163,9 @@ TEST(ExecuteProperty, CountersAndBytesAreThoseOfThePlan) {
     const Values values = values_there(src, strides, transfer.src_places, sources);
     for (std::uint32_t a = 0; a < dst.arrays().size(); ++a) {
       const plan::Place& place = transfer.dst_places[a];
+      const Decoder decoder(dst, a);
       for (Index i = 0; i < *num_elements(dst.shape(dst.arrays()[a])); ++i) {
-        const Element element = decode(dst, a, i);
+        const Element element = decoder.at(i);
         std::uint16_t value = 0;
         std::memcpy(&value, targets[place.file].data() + place.offset + 2 * i, 2);
         const bool is_right =

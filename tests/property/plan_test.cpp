@@ -62,8 +62,9 @@ TEST(PlanProperty, LayoutsHoldEveryCanonicalElement) {
     std::map<std::pair<int, std::vector<Index>>, int> seen;
     for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
       const Index n = *num_elements(layout.shape(layout.arrays()[a]));
+      const Decoder decoder(layout, a);
       for (Index i = 0; i < n; ++i) {
-        const Element element = decode(layout, a, i);
+        const Element element = decoder.at(i);
         if (element.tensor >= 0) ++seen[{element.tensor, element.position}];
       }
     }

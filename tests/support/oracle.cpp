@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <map>
 
 #include "naive_copy.h"
 
@@ -13,10 +12,7 @@ namespace {
 
 using layout::Factor;
 
-/// Extents as seen by one mesh coordinate, and where they begin in the whole axes.
-struct Local {
-  std::map<std::string, Index> size, begin;
-};
+using Local = Decoder::Local;
 
 Index size_of(const Factor& factor, const Local& local);
 
@@ -82,13 +78,22 @@ Index mesh_size(const layout::Mesh& mesh, const std::string& dim) {
   return dim == "tp" ? mesh.tp : dim == "pp" ? mesh.pp : dim == "ep" ? mesh.ep : mesh.dp;
 }
 
+std::vector<Index> unravel(Index at, const Shape& of) {
+  std::vector<Index> index(of.size());
+  for (std::size_t d = of.size(); d-- > 0;) {
+    index[d] = at % of[d];
+    at /= of[d];
+  }
+  return index;
+}
+
 }  // namespace
 
-Element decode(const layout::Layout& layout, std::uint32_t number, Index element) {
-  const layout::Array& array = layout.arrays()[number];
-  const layout::ArrayRule& rule = layout.rule(array);
+Decoder::Decoder(const layout::Layout& layout, std::uint32_t number, const layout::Scope& options)
+    : layout_(layout), array_(layout.arrays()[number]) {
+  const layout::ArrayRule& rule = layout.rule(array_);
   const layout::Table& table = layout.table();
-  const std::vector<Index>& coords = layout.cut(array).coords;
+  const std::vector<Index>& coords = layout.cut(array_).coords;
   const auto coord = [&](const std::string& dim) {
     for (std::size_t m = 0; m < table.mesh_dims.size(); ++m) {
       if (table.mesh_dims[m] == dim) return coords[m];
@@ -98,14 +103,14 @@ Element decode(const layout::Layout& layout, std::uint32_t number, Index element
 
   // The model's extents, then those of this coordinate.
   layout::Scope scope = layout.canon().scope();
+  for (const auto& [name, value] : options.numbers) scope.numbers[name] = value;
   for (const char* dim : {"tp", "pp", "ep", "dp"}) scope.numbers[dim] = mesh_size(layout.mesh(), dim);
   for (const auto& [name, expression] : table.number_order) scope.numbers[name] = *layout::evaluate(expression, scope);
-  Local local;
   std::vector<std::string> axes;
   for (const layout::Dim& dim : rule.view.dims) collect_axes(dim, axes);
   for (const std::string& axis : axes) {
-    local.size[axis] = scope.numbers.at(axis);
-    local.begin[axis] = 0;
+    local_.size[axis] = scope.numbers.at(axis);
+    local_.begin[axis] = 0;
   }
   for (const layout::ShardRule& shard : rule.shards) {
     if (shard.kind != layout::ShardRule::Kind::axis) continue;
@@ -114,23 +119,14 @@ Element decode(const layout::Layout& layout, std::uint32_t number, Index element
       const Index extent = scope.numbers.at(shard.axes[i]);
       const Index here = i + 1 == shard.axes.size() ? parts : std::min(parts, extent);
       const auto [begin, size] = split(extent, here, part / (parts / here), table.split);
-      local.begin[shard.axes[i]] = begin;
-      local.size[shard.axes[i]] = size;
+      local_.begin[shard.axes[i]] = begin;
+      local_.size[shard.axes[i]] = size;
       part %= parts / here;
       parts /= here;
     }
   }
 
-  // Undo the range cuts from the last to the first: position in the cut array -> position in the uncut one.
-  Shape shape;
-  for (const layout::Dim& dim : rule.view.dims) shape.push_back(size_of(dim, local));
-  struct Range {
-    bool flat;
-    std::size_t dim;
-    Index begin, size;
-    Shape before;
-  };
-  std::vector<Range> ranges;
+  for (const layout::Dim& dim : rule.view.dims) shape_.push_back(size_of(dim, local_));
   for (const bool flat : {false, true}) {
     for (const std::string& dim : table.mesh_dims) {
       for (const layout::ShardRule& shard : rule.shards) {
@@ -138,31 +134,27 @@ Element decode(const layout::Layout& layout, std::uint32_t number, Index element
         if (shard.mesh_dim != dim || !right_kind) continue;
         if (flat) {
           Index n = 1;
-          for (const Index s : shape) n *= s;
-          const Shape before = shape;
+          for (const Index s : shape_) n *= s;
+          const Shape before = shape_;
           const auto [begin, size] = split(n, mesh_size(layout.mesh(), dim), coord(dim), table.split);
-          ranges.push_back({true, 0, begin, size, before});
-          shape = {size};
+          ranges_.push_back({true, 0, begin, before});
+          shape_ = {size};
         } else {
           const auto d = static_cast<std::size_t>(shard.dim);
-          const auto [begin, size] = split(shape[d], mesh_size(layout.mesh(), dim), coord(dim), table.split);
-          ranges.push_back({false, d, begin, size, shape});
-          shape[d] = size;
+          const auto [begin, size] = split(shape_[d], mesh_size(layout.mesh(), dim), coord(dim), table.split);
+          ranges_.push_back({false, d, begin, shape_});
+          shape_[d] = size;
         }
       }
     }
   }
-  EXPECT_EQ(shape, layout.shape(array));
-  const auto unravel = [](Index at, const Shape& of) {
-    std::vector<Index> index(of.size());
-    for (std::size_t d = of.size(); d-- > 0;) {
-      index[d] = at % of[d];
-      at /= of[d];
-    }
-    return index;
-  };
-  std::vector<Index> index = unravel(element, shape);
-  for (auto range = ranges.rbegin(); range != ranges.rend(); ++range) {
+  EXPECT_EQ(shape_, layout.shape(array_));
+}
+
+Element Decoder::at(Index element) const {
+  // Undo the range cuts from the last to the first: position in the cut array -> position in the uncut one.
+  std::vector<Index> index = unravel(element, shape_);
+  for (auto range = ranges_.rbegin(); range != ranges_.rend(); ++range) {
     if (range->flat) {
       index = unravel(index[0] + range->begin, range->before);
     } else {
@@ -170,16 +162,17 @@ Element decode(const layout::Layout& layout, std::uint32_t number, Index element
     }
   }
 
+  const layout::ArrayRule& rule = layout_.rule(array_);
   std::string tensor = rule.tensor;
   std::map<std::string, Index> coordinate;
-  if (array.layer >= 0) coordinate["layer"] = array.layer;
-  if (array.expert >= 0) coordinate["expert"] = array.expert;
+  if (array_.layer >= 0) coordinate["layer"] = array_.layer;
+  if (array_.expert >= 0) coordinate["expert"] = array_.expert;
   for (std::size_t d = 0; d < rule.view.dims.size(); ++d)
-    decode_factors(rule.view.dims[d], index[d], local, tensor, coordinate);
+    decode_factors(rule.view.dims[d], index[d], local_, tensor, coordinate);
   Element result;
   if (tensor == layout::kFill) return result;
-  result.tensor = layout.canon().find(tensor);
-  for (const layout::Axis& axis : layout.canon().tensors()[static_cast<std::size_t>(result.tensor)].axes) {
+  result.tensor = layout_.canon().find(tensor);
+  for (const layout::Axis& axis : layout_.canon().tensors()[static_cast<std::size_t>(result.tensor)].axes) {
     result.position.push_back(coordinate.at(axis.name));
   }
   return result;
@@ -198,8 +191,9 @@ std::uint16_t oracle_value(const layout::Canon& canon, const Element& element) {
 std::vector<std::byte> oracle_array(const layout::Layout& layout, std::uint32_t array) {
   const Index n = *num_elements(layout.shape(layout.arrays()[array]));
   std::vector<std::byte> bytes(static_cast<std::size_t>(2 * n));
+  const Decoder decoder(layout, array);
   for (Index i = 0; i < n; ++i) {
-    const std::uint16_t value = oracle_value(layout.canon(), decode(layout, array, i));
+    const std::uint16_t value = oracle_value(layout.canon(), decoder.at(i));
     std::memcpy(bytes.data() + 2 * i, &value, 2);
   }
   return bytes;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,13 +12,38 @@
 
 namespace reshard::test {
 
-/// What one element of a stored array is, found by decoding its position factor by factor: no strides, no boxes, no
-/// code shared with src/layout but the parsed view.
+/// What one element of a stored array is.
 struct Element {
   int tensor = -1;              ///< -1: fill
   std::vector<Index> position;  ///< along the tensor's axes
 };
-Element decode(const layout::Layout& layout, std::uint32_t array, Index element);
+
+/// Finds that by decoding the position of an element factor by factor: no strides, no boxes, no code shared with
+/// src/layout but the parsed view.
+class Decoder {
+ public:
+  /// For one array of a layout, which must outlive this. `options`: the numbers that the layout was predicted with.
+  Decoder(const layout::Layout& layout, std::uint32_t array, const layout::Scope& options = {});
+  Element at(Index element) const;
+
+  /// Extents as seen by one mesh coordinate, and where they begin in the whole axes.
+  struct Local {
+    std::map<std::string, Index> size, begin;
+  };
+
+ private:
+  struct Range {
+    bool flat;
+    std::size_t dim;
+    Index begin;
+    Shape before;
+  };
+  const layout::Layout& layout_;
+  const layout::Array& array_;
+  Local local_;
+  std::vector<Range> ranges_;  // in the order of cutting
+  Shape shape_;                // of the stored array
+};
 
 /// The value that every test puts at a canonical coordinate: 16 bits that depend on tensor and position.
 std::uint16_t oracle_value(const layout::Canon& canon, const Element& element);

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The budget that a plan names for reading each source byte once holds, for layouts that cut columns of it.
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "reshard/app/stream.h"
+#include "reshard/plan/plan.h"
+#include "tests/support/files.h"
+#include "tests/support/naive_checkpoint.h"
+
+namespace reshard::test {
+namespace {
+
+constexpr double kReadOnce = 1.01;
+
+/// A conversion of a synthetic checkpoint of about a gigabyte, of which nothing is read.
+struct Conversion {
+  std::string name;
+  format::Checkpoint source;
+  format::Target target;
+
+  Conversion(const std::string& config, const std::string& format, Index tp)
+      : name(format + " tp " + std::to_string(tp)) {
+    const TemporaryFolder folder;
+    put_file(folder.path("config.json"), config);
+    auto opened = open("synthetic:" + folder.path("config.json"));
+    if (!opened) throw std::runtime_error(opened.error().message);
+    source = *std::move(opened);
+    format::TargetOptions options;
+    options.mesh.tp = tp;
+    auto described = format::describe_target(source, format, options, library());
+    if (!described) throw std::runtime_error(described.error().message);
+    target = *std::move(described);
+  }
+
+  Expected<plan::Plan> plan(const plan::Options& options) const {
+    plan::Transfer transfer{source.layout.get(), app::places_of(source), target.layout.get(), {}, 0, false};
+    for (std::size_t a = 0; a < target.file_of_array.size(); ++a) {
+      transfer.dst_places.push_back({target.file_of_array[a], target.offset_of_array[a]});
+    }
+    std::vector<plan::TargetFile> files;
+    for (const container::FileImage& image : target.images) files.push_back({image.size, {}});
+    return plan::Plan::make({transfer}, files, options);
+  }
+};
+
+double amplification(const plan::Plan& plan) {
+  Index read = 0;
+  for (int rank = 0; rank < plan.ranks(); ++rank) read += plan.totals(rank).bytes_read;
+  return static_cast<double>(read) / static_cast<double>(plan.source_bytes());
+}
+
+TEST(PlanProperty, ReadsOnceFromTheBudgetThatItNames) {
+  const std::string dense = R"({"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 8, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+    "torch_dtype": "bfloat16"})";
+  const std::string experts = R"({"model_type": "qwen2_moe", "hidden_size": 1024, "intermediate_size": 5632,
+    "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000,
+    "num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 704, "shared_expert_intermediate_size": 2816,
+    "torch_dtype": "bfloat16"})";
+  std::vector<Conversion> conversions;
+  conversions.emplace_back(dense, "nanotron", 4);
+  conversions.emplace_back(dense, "meta", 2);
+  conversions.emplace_back(experts, "nanotron", 4);
+  int refused = 0, more = 0;
+  for (const Conversion& conversion : conversions) {
+    for (const int ranks : {1, 4}) {
+      for (const plan::Route route : {plan::Route::automatic, plan::Route::exchange}) {
+        SCOPED_TRACE(conversion.name + ", " + std::to_string(ranks) + " ranks, " + std::string(to_string(route)));
+        plan::Options options;
+        options.ranks = ranks;
+        options.route = route;
+        options.table_bytes = kMiB;
+        const auto ample = conversion.plan(options);
+        ASSERT_TRUE(ample) << ample.error().message;
+        EXPECT_LE(amplification(*ample), kReadOnce);
+        const Index budget = ample->read_once_budget();
+        ASSERT_GT(budget, 0);
+        EXPECT_LT(budget, options.memory_budget);
+
+        options.memory_budget = budget;
+        const auto enough = conversion.plan(options);
+        ASSERT_TRUE(enough) << enough.error().message;
+        EXPECT_LE(amplification(*enough), kReadOnce);
+        EXPECT_LE(enough->memory_bytes() + enough->slot_memory_bytes() + options.table_bytes, budget);
+        EXPECT_EQ(enough->read_once_budget(), budget);
+
+        // With half of it everything is still made, and more is read, or it is refused.
+        options.memory_budget = budget / 2;
+        const auto half = conversion.plan(options);
+        if (!half) {
+          EXPECT_EQ(half.error().code, Code::usage);
+          EXPECT_NE(half.error().message.find("the smallest that works is"), std::string::npos);
+          ++refused;
+          continue;
+        }
+        Index written = 0;
+        for (int rank = 0; rank < ranks; ++rank) written += half->totals(rank).bytes_written;
+        EXPECT_EQ(written, half->target_bytes());
+        EXPECT_LE(half->memory_bytes() + half->slot_memory_bytes() + options.table_bytes, budget / 2);
+        more += amplification(*half) > kReadOnce;
+      }
+    }
+  }
+  EXPECT_GT(refused + more, 0) << "half of the budget always does as well";
+}
+
+}  // namespace
+}  // namespace reshard::test

@@ -136,18 +136,6 @@ std::string report_path(const std::string& dst) { return dst + ".report.json"; }
 
 bool Conversion::writes() const { return dst != kNullTarget; }
 
-job::Claim::Request Conversion::claim_request(const Options& options) const {
-  job::Claim::Request request;
-  request.target = dst;
-  request.one_file = target.format->one_file();
-  request.overwrite = options.overwrite;
-  request.resume = options.resume;
-  request.parts = options.parts;
-  request.part = options.part;
-  request.job_id = scheduler_job();
-  return request;
-}
-
 Index Conversion::table_bytes() const { return app::table_bytes(checkpoint) + app::table_bytes(target); }
 
 Digests Conversion::digests(const std::vector<std::uint64_t>& sums) const {

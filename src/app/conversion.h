@@ -31,8 +31,6 @@ struct Conversion {
   std::vector<plan::Transfer> transfers() const;
   std::vector<plan::TargetFile> target_files() const;
   plan::Options plan_options(const Options& options, int ranks) const;
-  /// Without what only the plan tells.
-  job::Claim::Request claim_request(const Options& options) const;
   /// Lines of the target with the sums of a stream; none: zeros.
   Digests digests(const std::vector<std::uint64_t>& sums) const;
   /// What the container stores with each item of a target file.

@@ -32,7 +32,7 @@ std::uint64_t Digests::total() const {
   std::vector<const DigestLine*> by_name;
   by_name.reserve(lines.size());
   for (const DigestLine& line : lines) by_name.push_back(&line);
-  std::sort(by_name.begin(), by_name.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
+  std::stable_sort(by_name.begin(), by_name.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
   Hasher hasher;
   for (const DigestLine* line : by_name) hasher.text(line->name + "\n" + to_string(*line));
   for (const model::Tie& tie : ties) hasher.text(tie.text());

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "extent_crcs.h"
+#include "process.h"
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
 #include "reshard/exec/file_sink.h"
@@ -47,7 +48,7 @@ Status copy_file(const std::string& src, const std::string& root, const std::str
 /// their inodes: copies on other nodes will do).
 std::string sources_text(const Conversion& conversion, const Json& head) {
   Hasher hasher;
-  hasher.text(head.dump());
+  hasher.text(nlohmann::json(head).dump());
   for (const format::Sidecar& sidecar : conversion.target.sidecars) {
     hasher.text(sidecar.path);
     hasher.text(sidecar.text);
@@ -104,6 +105,23 @@ std::string pack(const std::vector<std::vector<bool>>& done) {
 
 }  // namespace
 
+job::Claim::Request claim_request(const Context& context, const Options& options, const Conversion& conversion,
+                                  std::uint64_t plan_hash) {
+  const Json head = record_head(context, conversion, options, plan_hash);
+  job::Claim::Request request;
+  request.target = conversion.dst;
+  request.one_file = conversion.target.format->one_file();
+  request.overwrite = options.overwrite;
+  request.resume = options.resume;
+  request.parts = options.parts;
+  request.part = options.part;
+  request.plan_hash = hash_text(plan_hash);
+  request.sources = sources_text(conversion, head);
+  request.job_id = scheduler_job();
+  request.is_done = [&conversion, head, sources = request.sources] { return holds(conversion, head, sources); };
+  return request;
+}
+
 Expected<std::optional<Output>> Output::open(Context& context, const Options& options, const Conversion& conversion,
                                              const plan::Plan& plan) {
   comm::Comm& comm = context.comm;
@@ -112,12 +130,8 @@ Expected<std::optional<Output>> Output::open(Context& context, const Options& op
   std::string packed;
   bool is_done = false;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {
-    job::Claim::Request request = conversion.claim_request(options);
-    const Json head = record_head(context, conversion, options, plan.hash());
-    output.sources_ = sources_text(conversion, head);
-    request.plan_hash = hash_text(plan.hash());
-    request.sources = output.sources_;
-    request.is_done = [&conversion, head, sources = output.sources_] { return holds(conversion, head, sources); };
+    job::Claim::Request request = claim_request(context, options, conversion, plan.hash());
+    output.sources_ = request.sources;
     output.is_done_ = request.is_done;
     request.interrupted = [&] { return context.interruption && !context.interruption().empty(); };
     RESHARD_TRY(std::optional<job::Claim> claim, job::Claim::make(request));

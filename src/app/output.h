@@ -19,6 +19,11 @@ namespace reshard::app {
 /// Key of DST.report.json: a hash of what the source's files were.
 inline constexpr const char* kReportSources = "sources";
 
+/// What a conversion asks of the claim on its target. `conversion` must outlive the result. Local: reads nothing before
+/// `is_done` is called.
+job::Claim::Request claim_request(const Context& context, const Options& options, const Conversion& conversion,
+                                  std::uint64_t plan_hash);
+
 /// An output under construction, on all ranks of one of its parts: the claim (rank 0's), what of it is durable, and
 /// the steps that finish it.
 class Output {

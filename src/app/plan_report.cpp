@@ -9,6 +9,7 @@
 #include <set>
 
 #include "conversion.h"
+#include "output.h"
 #include "reshard/app/machine.h"
 #include "reshard/base/text.h"
 
@@ -203,9 +204,6 @@ Expected<PlanReport> plan(Context& context, const Options& options) {
   Expected<PlanReport> report{PlanReport{}};
   if (context.comm.rank() == 0) {
     report = [&]() -> Expected<PlanReport> {
-      if (options.dry_run && conversion->writes()) {
-        RESHARD_CHECK(job::Claim::check(conversion->claim_request(options)));
-      }
       std::optional<plan::Machine> machine;
       if (!options.machine.empty()) {
         RESHARD_TRY(machine, find_machine(options.machine));
@@ -218,6 +216,9 @@ Expected<PlanReport> plan(Context& context, const Options& options) {
       RESHARD_TRY(const plan::Plan plan, plan::Plan::make(conversion->transfers(), conversion->target_files(),
                                                           conversion->plan_options(options, ranks)));
       const double planning_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      if (options.dry_run && conversion->writes()) {
+        RESHARD_CHECK(job::Claim::check(claim_request(context, options, *conversion, plan.hash())));
+      }
       tell_casts(context, *conversion, plan);
       PlanReport result = report_of(*conversion, options, plan, machine);
       result.planning_s = planning_s;

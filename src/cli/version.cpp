@@ -3,6 +3,7 @@
 
 #include <H5public.h>
 #include <fmt/format.h>
+#include <isa-l.h>
 #define OMPI_SKIP_MPICXX 1  // the C interface only
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
@@ -40,6 +41,7 @@ std::string version_text() {
   append("fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100));
   append("yaml-cpp", RESHARD_YAML_VERSION);
   append("zlib", zlibVersion());
+  append("ISA-L", fmt::format("{}.{}.{}", ISAL_MAJOR_VERSION, ISAL_MINOR_VERSION, ISAL_PATCH_VERSION));
   append("CUDA", device::describe_cuda());
   const auto nccl = device::load_nccl();
   append("NCCL", nccl ? device::version_text((*nccl)->version()) : nccl.error().message);

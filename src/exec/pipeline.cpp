@@ -30,12 +30,6 @@ class Busy {
   Clock::time_point start_ = Clock::now();
 };
 
-/// Longest read of one call. All threads read at a small round, and no read keeps the store from writes for long.
-Index read_block(const plan::Schedule& schedule, const Options& options) {
-  const Index part = round_up(schedule.slot_bytes(plan::Slot::source) / (2 * options.io_threads), kMiB);
-  return std::min(options.io_block_bytes, std::max(kMiB, part));
-}
-
 }  // namespace
 
 Pipeline::Pipeline(const plan::Schedule& schedule, const Slots& slots, const Slots* device_slots, SourceFiles& sources,
@@ -46,8 +40,8 @@ Pipeline::Pipeline(const plan::Schedule& schedule, const Slots& slots, const Slo
       sources_(sources),
       sink_(sink),
       options_(options),
-      grain_{read_block(schedule, options), options.repack_threads > 1, schedule.exchanges(), device_slots != nullptr,
-             options.engine.carries_on_device()},
+      grain_{options.io_block_bytes, std::max(1, options.io_threads), options.repack_threads > 1,
+             schedule.exchanges(),   device_slots != nullptr,         options.engine.carries_on_device()},
       num_rounds_(schedule.num_rounds()),
       depth_(schedule.depth()),
       digests_(static_cast<std::size_t>(schedule.num_lines()), 0) {}

@@ -55,8 +55,12 @@ RoundWork::RoundWork(Index number_, plan::Round round_, const Grain& grain)
       digests(round.place.size(), 0),
       sent(!grain.exchanges),
       received(!grain.exchanges) {
+  // All threads read at a small round, and no read keeps the store from writes for long.
+  Index bytes = 0;
+  for (const plan::Read& read : round.reads) bytes += read.length;
+  const Index piece = std::min(grain.read_bytes, std::max(kMiB, ceil_div(bytes, 2 * Index{grain.readers})));
   // Cuts lie on pages of the file, so that the pieces between them can go direct.
-  const Index step = std::max(io::kPage, grain.read_bytes / io::kPage * io::kPage);
+  const Index step = std::max(io::kPage, piece / io::kPage * io::kPage);
   for (const plan::Read& read : round.reads) {
     const Index end = read.offset + read.length;
     for (Index at = read.offset; at < end;) {

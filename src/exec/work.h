@@ -38,8 +38,9 @@ struct Batches {
 
 /// How rounds are cut into work.
 struct Grain {
-  Index read_bytes = 8 * kMiB;
-  bool cut_copies = false;  ///< several threads repack
+  Index read_bytes = 8 * kMiB;  ///< longest read of one call
+  int readers = 4;              ///< threads that share a round's reads
+  bool cut_copies = false;      ///< several threads repack
   bool exchanges = false;
   bool on_device = false;           ///< a device repacks
   bool messages_on_device = false;  ///< and messages travel between memories of devices

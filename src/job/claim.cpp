@@ -390,8 +390,9 @@ Status Claim::check(const Request& asked) {
   if (!exists(journal_path(target))) {
     if (request.finds_it_done()) return {};
     Status unclaimed = check_unclaimed(request);
-    if (unclaimed || request.finds_it_done()) return {};
-    if (!exists(journal_path(target))) return unclaimed;  // else it came since
+    if (unclaimed) return {};
+    // Unless it came since, or came and went.
+    if (!exists(journal_path(target))) return request.finds_it_done() ? Status() : std::move(unclaimed);
   }
   if (request.joins()) return check_joinable(request);
   RESHARD_CHECK(check_abandoned(target));

@@ -71,6 +71,7 @@ struct Plan::State {
   Route route = Route::direct;
   std::string reason;
   Index target_bytes = 0, source_bytes = 0;
+  Index input_bytes = 0;  // what `inputs` takes: with its spare room, which copies do not have
 
   std::vector<Index> span_base;           // first span of each target file, and the total
   std::vector<std::int32_t> span_owner;   // rank of each span, or kNobody
@@ -105,6 +106,7 @@ struct Plan::State {
   double amplification() const;
   Index bytes_read() const;
   Status fit();
+  Status fit(Index largest);
 };
 
 void Plan::State::make_groups() {
@@ -233,7 +235,7 @@ void Plan::State::build(Index bytes, bool by_force) {
 }
 
 Index Plan::State::plan_bytes() const {
-  Index bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
+  Index bytes = input_bytes;
   bytes += static_cast<Index>(span_owner.capacity() * sizeof(std::int32_t));
   for (const Batch& group : groups) {
     const std::size_t ranges = group.targets.capacity() + group.needed.blocks.capacity() + group.needed.runs.capacity();
@@ -264,9 +266,15 @@ double Plan::State::amplification() const {
 
 Status Plan::State::fit() {
   // A rank's first read and last write overlap with nothing, nor does the first use of slots: small jobs take small
-  // rounds.
+  // rounds, unless they read more by them.
+  const Index full = inputs.sizes.round;
+  const Index small = std::clamp(target_bytes / options.ranks / 64, std::min(full, 4 * kMiB), full);
+  Status fits = fit(small);
+  return small == full || (fits && amplification() <= kReadOnce) ? std::move(fits) : fit(full);
+}
+
+Status Plan::State::fit(Index largest) {
   const Sizes& sizes = inputs.sizes;
-  const Index largest = std::clamp(target_bytes / options.ranks / 256, std::min(sizes.round, 4 * kMiB), sizes.round);
   std::vector<Index> attempts;
   for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) attempts.push_back(bytes);
   attempts.push_back(sizes.smallest_round);
@@ -320,6 +328,7 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
       }
     }
   }
+  state->input_bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
   state->make_groups();
 
   if (options.route == Route::exchange) {
@@ -418,6 +427,7 @@ Totals Plan::totals(int rank) const {
 Index Plan::read_once_budget() const {
   State trial;
   trial.inputs = state_->inputs;
+  trial.input_bytes = state_->input_bytes;
   trial.options = state_->options;
   trial.make_groups();
   trial.deal(state_->route);

@@ -287,6 +287,52 @@ std::vector<Batch> interleaved(const Inputs& inputs, std::vector<Batch> batches,
   return joined(inputs, std::move(batches), sets);
 }
 
+/// Reads and writes of the rounds that batches make in this order, about.
+std::size_t num_pieces(const Inputs& inputs, std::span<const Batch* const> batches, Index round_bytes) {
+  std::size_t pieces = 0;
+  std::vector<Range> sources, targets;
+  Index read = 0, written = 0;
+  const auto close = [&] {
+    merge_ranges(sources, inputs.sizes.bridged_gap);
+    merge_ranges(targets, 0);
+    pieces += sources.size() + targets.size();
+    sources.clear();
+    targets.clear();
+    read = written = 0;
+  };
+  for (const Batch* batch : batches) {
+    if (std::max(written + batch->written, read + batch->needed.bytes) > round_bytes) close();
+    read += batch->needed.bytes;
+    written += batch->written;
+    sources.insert(sources.end(), batch->needed.ranges().begin(), batch->needed.ranges().end());
+    targets.insert(targets.end(), batch->targets.begin(), batch->targets.end());
+  }
+  close();
+  return pieces;
+}
+
+/// Sorts the batches of a group, which come in the order of the target, by source, unless that makes more reads and
+/// writes: rounds follow the side that is in smaller bits.
+void put_in_order(const Inputs& inputs, std::span<Batch> batches, Index round_bytes) {
+  std::vector<const Batch*> by_target, by_source;
+  for (const Batch& batch : batches) by_target.push_back(&batch);
+  by_source = by_target;
+  const auto first_source = [](const Batch* batch) {
+    const std::vector<Range>& blocks = batch->needed.blocks;
+    return blocks.empty() ? std::pair<std::uint32_t, Index>() : std::pair(blocks.front().file, blocks.front().begin);
+  };
+  std::stable_sort(by_source.begin(), by_source.end(),
+                   [&](const Batch* a, const Batch* b) { return first_source(a) < first_source(b); });
+  if (by_source == by_target ||
+      num_pieces(inputs, by_target, round_bytes) < num_pieces(inputs, by_source, round_bytes)) {
+    return;
+  }
+  std::vector<Batch> sorted;
+  for (const Batch* batch : by_source)
+    sorted.push_back(std::move(batches[static_cast<std::size_t>(batch - batches.data())]));
+  std::move(sorted.begin(), sorted.end(), batches.begin());
+}
+
 }  // namespace
 
 std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches) {
@@ -361,16 +407,10 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
     }
     for (Batch& finer : components) self(self, std::move(finer), chunk / 2);
   };
-  const auto first_source = [](const Batch& batch) {
-    const std::vector<Range>& blocks = batch.needed.blocks;
-    return blocks.empty() ? std::pair<std::uint32_t, Index>() : std::pair(blocks.front().file, blocks.front().begin);
-  };
   for (Batch& group : interleaved(inputs, std::move(groups), kInterleavedRounds * round_bytes)) {
-    const auto begin = std::ssize(batches);
+    const std::size_t begin = batches.size();
     refine(refine, std::move(group), std::min(inputs.sizes.span, round_bytes) / 2);
-    // Parts of a group lie side by side in the source.
-    std::stable_sort(batches.begin() + begin, batches.end(),
-                     [&](const Batch& a, const Batch& b) { return first_source(a) < first_source(b); });
+    put_in_order(inputs, std::span(batches).subspan(begin), round_bytes);
   }
 
   // Small neighbours share a round.

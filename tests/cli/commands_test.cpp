@@ -50,7 +50,7 @@ TEST_F(Program, HelpAndVersionGoToStdout) {
   }
   const std::string version = reshard("--version").out;
   for (const char* what : {"reshard ", "compiler", "MPI", "HDF5", "nlohmann/json", "Boost", "fmt", "yaml-cpp", "zlib",
-                           "CUDA           ", "NCCL           "}) {
+                           "ISA-L", "CUDA           ", "NCCL           "}) {
     EXPECT_SAYS(version, what);
   }
   EXPECT_FALSE(std::regex_search(version, std::regex("yaml-cpp +\n"))) << version;

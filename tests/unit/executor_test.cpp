@@ -237,7 +237,7 @@ TEST(ExecutorDeathTest, AReadThatDoesNotReturnEndsTheJobAfterAFailure) {
         reads = true;
         std::this_thread::sleep_for(std::chrono::hours(1));
       }
-      while (!reads) std::this_thread::yield();
+      while (!reads) std::this_thread::yield();  // it must hang before the other's failure stops it
       return input_error("file gone");
     };
     run(test::random_job(random, shape), options, hooks);

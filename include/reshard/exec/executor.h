@@ -62,7 +62,7 @@ struct Options {
   Engine engine = {};
   int io_threads = 4;  ///< per direction
   int repack_threads = 1;
-  Index io_block_bytes = 8 * kMiB;  ///< longest read of one call
+  Index io_block_bytes = 8 * kMiB;  ///< longest read of one call; of small rounds less
   /// How long ranks wait for each other's answer, and after a failure for what is under way, before one ends the job.
   double agreement_timeout_s = 30;
   /// Asked all the time on every rank: why to stop before the end, or an empty text. May be empty.

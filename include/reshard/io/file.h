@@ -73,8 +73,8 @@ class Target {
   virtual Status sync() = 0;
 };
 
-/// Makes the folders that `path` lies in, below `root`, which must be there: a root that was renamed meanwhile is not made
-/// anew. Errors (failed). Local.
+/// Makes the folders that `path` lies in, below `root`, which must be there: a root that was renamed meanwhile is not
+/// made anew. Errors (failed). Local.
 Status make_folders(const std::string& root, const std::string& path);
 /// Creates the file at its full size, all blocks reserved where the file system can, so that
 /// a full disk shows here. Any number of processes may do it at once; bytes that are there stay. Never follows a
@@ -91,7 +91,7 @@ Status replace_text(const std::string& path, std::string_view text);
 /// Makes renames and new files in the folder durable. Errors (failed). Local.
 Status sync_folder(const std::string& path);
 /// Calls sync(0) ... sync(count - 1), many at the same time from threads of its own: a store flushes once for all who
-/// ask meanwhile. Errors: the first of them; the rest is done all the same. Local.
+/// ask meanwhile. Errors: one of theirs; the rest is done all the same. Local.
 Status sync_together(std::size_t count, const std::function<Status(std::size_t)>& sync);
 
 /// Regular files below `folder`, as sorted relative paths; symlinks are listed as what they point to (open_source says

@@ -31,7 +31,7 @@ class Claim {
     /// Asked while make() waits: shall it give up? May be empty.
     std::function<bool()> interrupted = {};
 
-    bool joins() const { return resume || parts > 1; }
+    bool joins() const { return resume || parts > 1; }  ///< those who work on the same
     bool finds_it_done() const { return joins() && is_done && is_done(); }
   };
 

@@ -39,7 +39,7 @@ struct TargetFile {
 /// Sizes in bytes that shape a plan. Tests use small ones, so that small models have many spans and rounds.
 struct Sizes {
   Index span = kSpanBytes;
-  Index round = 32 * kMiB;  ///< of a round, before the budget makes it smaller: I/O runs at full speed
+  Index round = 32 * kMiB;  ///< of a round, where neither a small job nor the budget makes it smaller
   Index smallest_round = 2 * kMiB;
   Index short_run = kMiB;         ///< reads below this cost more than their bytes
   Index bridged_gap = 64 * kKiB;  ///< a read may bridge a gap of this size
@@ -85,7 +85,8 @@ class Plan {
   Index target_bytes() const;       ///< bytes of this plan's spans: those of its part that are not done
   Index slot_memory_bytes() const;  ///< of one rank, at the depth chosen
   Index memory_bytes() const;       ///< of the plan itself
-  /// Smallest budget with which each source byte is read once (amplification <= 1.01). Costs several plannings.
+  /// A budget from which on each source byte is read once (amplification <= 1.01): the smallest that does so without
+  /// cutting what hangs together, which may read little more with less. Costs several plannings.
   Index read_once_budget() const;
   /// Rank that writes a span; -1: none, it is done or another part's.
   int owner(std::uint32_t target_file, Index span) const;

@@ -273,6 +273,21 @@ class Changes(Case):
         self.refused("exists; say --overwrite", HF, src=src)
         self.refused("exists; say --overwrite", HF, "--dtype", "fp32", "--resume", src=src)
 
+    def test_dry_run(self):
+        """Says what the run itself would: go on, refuse, find it done. Touches nothing."""
+        src = self.work.small
+        self.kill(HF, "ticket@1", src=src)
+        before = self.snapshot()
+        self.convert(HF, "--resume", "--dry-run", src=src)
+        self.assertEqual(self.snapshot(), before)
+        self.refused(f"{self.work.journal()}: is work on another conversion", OTHER_HF, "--resume", "--dry-run", src=src)
+        self.resume(HF, src=src)
+        before = self.snapshot()
+        for joining in (["--resume"], ["--part", "1/2"]):
+            self.convert(HF, *joining, "--dry-run", src=src)
+            self.assertEqual(self.snapshot(), before)
+        self.refused("exists; say --overwrite", HF, "--dry-run", src=src)
+
     def test_done_from_a_source_that_changed(self):
         """Other values, same headers: what is at DST is not their conversion."""
         src = self.copied()

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "process.h"
 #include "reshard/app/convert.h"
 #include "reshard/app/document.h"
 #include "reshard/base/hash.h"

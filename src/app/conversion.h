@@ -13,7 +13,6 @@
 #include "reshard/app/options.h"
 #include "reshard/app/plan_report.h"
 #include "reshard/format/format.h"
-#include "reshard/job/claim.h"
 #include "reshard/plan/plan.h"
 
 namespace reshard::app {

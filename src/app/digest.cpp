@@ -77,7 +77,7 @@ Json to_json(const Digests& digests) {
   Json::array_t lines;
   lines.reserve(digests.lines.size());
   for (const DigestLine& line : digests.lines) {
-    // Member by member: from braces, a large checkpoint's lines take most of the time between streaming and commit.
+    // Member by member: braces would make and copy a value for each, and there are tens of thousands of lines.
     Json::object_t& one = *lines.emplace_back(Json::object()).get_ptr<Json::object_t*>();
     one.reserve(4);
     one.emplace("name", line.name);

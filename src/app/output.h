@@ -11,6 +11,7 @@
 #include "reshard/app/context.h"
 #include "reshard/app/options.h"
 #include "reshard/app/stream.h"
+#include "reshard/job/claim.h"
 #include "reshard/job/heartbeat.h"
 #include "reshard/job/journal.h"
 

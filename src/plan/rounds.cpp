@@ -287,27 +287,43 @@ std::vector<Batch> interleaved(const Inputs& inputs, std::vector<Batch> batches,
   return joined(inputs, std::move(batches), sets);
 }
 
+/// Where the round ends that begins with batches[first]: small neighbours share one.
+std::size_t round_end(std::span<const Batch* const> batches, std::size_t first, Index round_bytes) {
+  Index read = 0, written = 0;
+  std::size_t end = first;
+  do {
+    read += batches[end]->needed.bytes;
+    written += batches[end]->written;
+    ++end;
+  } while (end < batches.size() &&
+           std::max(read + batches[end]->needed.bytes, written + batches[end]->written) <= round_bytes);
+  return end;
+}
+
+/// What the batches of one round read, as it is read, and write.
+struct RoundRanges {
+  std::vector<Range> sources, targets;
+};
+
+RoundRanges ranges_of(const Inputs& inputs, std::span<const Batch* const> batches) {
+  RoundRanges all;
+  for (const Batch* batch : batches) {
+    all.sources.insert(all.sources.end(), batch->needed.ranges().begin(), batch->needed.ranges().end());
+    all.targets.insert(all.targets.end(), batch->targets.begin(), batch->targets.end());
+  }
+  merge_ranges(all.sources, inputs.sizes.bridged_gap);
+  return all;
+}
+
 /// Reads and writes of the rounds that batches make in this order, about.
 std::size_t num_pieces(const Inputs& inputs, std::span<const Batch* const> batches, Index round_bytes) {
   std::size_t pieces = 0;
-  std::vector<Range> sources, targets;
-  Index read = 0, written = 0;
-  const auto close = [&] {
-    merge_ranges(sources, inputs.sizes.bridged_gap);
-    merge_ranges(targets, 0);
-    pieces += sources.size() + targets.size();
-    sources.clear();
-    targets.clear();
-    read = written = 0;
-  };
-  for (const Batch* batch : batches) {
-    if (std::max(written + batch->written, read + batch->needed.bytes) > round_bytes) close();
-    read += batch->needed.bytes;
-    written += batch->written;
-    sources.insert(sources.end(), batch->needed.ranges().begin(), batch->needed.ranges().end());
-    targets.insert(targets.end(), batch->targets.begin(), batch->targets.end());
+  for (std::size_t first = 0, end = 0; first < batches.size(); first = end) {
+    end = round_end(batches, first, round_bytes);
+    RoundRanges round = ranges_of(inputs, batches.subspan(first, end - first));
+    merge_ranges(round.targets, 0);
+    pieces += round.sources.size() + round.targets.size();
   }
-  close();
   return pieces;
 }
 
@@ -413,36 +429,22 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
     put_in_order(inputs, std::span(batches).subspan(begin), round_bytes);
   }
 
-  // Small neighbours share a round.
+  std::vector<const Batch*> in_order;
+  for (const Batch& batch : batches) in_order.push_back(&batch);
   std::vector<CutRound> rounds;
-  std::vector<Range> sources;
-  Index written = 0, read = 0;
-  const auto close = [&] {
-    if (rounds.empty()) return;
-    merge_ranges(sources, inputs.sizes.bridged_gap);
+  for (std::size_t first = 0, end = 0; first < in_order.size(); first = end) {
+    end = round_end(in_order, first, round_bytes);
+    RoundRanges ranges = ranges_of(inputs, std::span(in_order).subspan(first, end - first));
+    CutRound& round = rounds.emplace_back();
+    round.targets = std::move(ranges.targets);
     std::vector<Own> own;
     std::vector<Write> writes;
-    for (const Range& target : rounds.back().targets) own.push_back({&target, 0, 0});
-    rounds.back().output_slot = place_writes(inputs, own, writes);
-    for (const Range& range : sources) {
-      rounds.back().source_slot =
-          place_in_slot(rounds.back().source_slot, range.begin, inputs.sizes.page) + range.size();
+    for (const Range& target : round.targets) own.push_back({&target, 0, 0});
+    round.output_slot = place_writes(inputs, own, writes);
+    for (const Range& range : ranges.sources) {
+      round.source_slot = place_in_slot(round.source_slot, range.begin, inputs.sizes.page) + range.size();
     }
-    sources.clear();
-    written = read = 0;
-  };
-  for (const Batch& batch : batches) {
-    if (rounds.empty() || std::max(written + batch.written, read + batch.needed.bytes) > round_bytes) {
-      close();
-      rounds.emplace_back();
-    }
-    written += batch.written;
-    read += batch.needed.bytes;
-    rounds.back().targets.insert(rounds.back().targets.end(), batch.targets.begin(), batch.targets.end());
-    const std::vector<Range>& ranges = batch.needed.ranges();
-    sources.insert(sources.end(), ranges.begin(), ranges.end());
   }
-  close();
   return rounds;
 }
 

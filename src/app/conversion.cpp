@@ -34,7 +34,17 @@ Status check_apart(const format::Checkpoint& checkpoint, const std::string& src,
   const auto collides = [&](const fs::path& from) { return overlap(fs::weakly_canonical(from, failed), to); };
   // A source that is named as a file may stand in a folder with much else: then only its files count.
   bool found = fs::is_regular_file(src, failed) ? false : collides(directory.root);
-  for (const std::string& file : directory.files) found = found || collides(fs::path(directory.root) / file);
+  // Each folder of theirs is looked up once; a file that is a link counts where it leads.
+  fs::path folder, known;
+  std::error_code no_link;
+  for (auto file = directory.files.begin(); !found && file != directory.files.end(); ++file) {
+    const fs::path path = fs::path(directory.root) / *file;
+    if (path.parent_path() != folder) {
+      folder = path.parent_path();
+      known = fs::weakly_canonical(folder, failed);
+    }
+    found = fs::is_symlink(path, no_link) ? collides(path) : overlap(known / path.filename(), to);
+  }
   if (failed || !found) return {};
   return usage_error(
       fmt::format("{}: the output would lie in the source {} or the other way round; choose a path outside", dst, src));
@@ -44,27 +54,12 @@ const char* known_advice() { return "; `reshard list formats` prints the formats
 
 /// Digest lines of one array as a container stores them with it.
 std::string item_digest(const Digests& digests, const layout::Layout& layout, std::uint32_t array) {
-  std::vector<std::string> lines;
+  std::string text;
   for (const Index line : format::lines_of(layout, array)) {
-    lines.push_back(to_string(digests.lines[static_cast<std::size_t>(line)]));
+    if (!text.empty()) text += '\n';
+    text += to_string(digests.lines[static_cast<std::size_t>(line)]);
   }
-  return join(lines, "\n");
-}
-
-/// A one-file checkpoint carries its record inside, and that holds digests, which are known when all else is written:
-/// lays the file out with room for it.
-Status make_room_for_record(const Context& context, const Options& options, Conversion& conversion) {
-  format::Target& target = conversion.target;
-  const container::Container* container = container::find(target.layout->table().container);
-  for (std::size_t f = 0; f < target.files.size(); ++f) {
-    format::TargetFile& file = target.files[f];
-    file.spec.files[kRecordName] = record_text(record_head(context, conversion, options, 0), conversion.digests({}));
-    RESHARD_TRY(target.images[f], container->lay_out(file.spec));
-    for (std::size_t i = 0; i < file.arrays.size(); ++i) {
-      if (file.arrays[i] != format::kExtra) target.offset_of_array[file.arrays[i]] = target.images[f].offsets[i];
-    }
-  }
-  return {};
+  return text;
 }
 
 Status describe(const Context& context, const Options& options, const format::Format& format, Conversion& conversion) {
@@ -85,14 +80,22 @@ Status describe(const Context& context, const Options& options, const format::Fo
   target.final_path = conversion.dst;
   conversion.source = describe_source(conversion.checkpoint, options.src);
   target.provenance = {{"reshard_version", context.version}, {"reshard_source", conversion.source.dump()}};
-  std::optional<Digests> zeros;  // most containers store none
+  // Digests are known when all else is written, but the room that they take is the same for all values. Most targets
+  // have none inside.
+  std::optional<Digests> zeros;
+  const auto zeros_of = [&](const layout::Layout& layout) -> const Digests& {
+    if (!zeros) zeros = make_digests(conversion.checkpoint, line_dtypes(layout), {});
+    return *zeros;
+  };
   target.digest_bytes = [&](const layout::Layout& layout, std::uint32_t array) {
-    if (!zeros) zeros = make_digests(conversion.checkpoint, {}, {});
-    return static_cast<Index>(item_digest(*zeros, layout, array).size());
+    return static_cast<Index>(item_digest(zeros_of(layout), layout, array).size());
+  };
+  target.files_inside = [&](const layout::Layout& layout) -> std::map<std::string, std::string> {
+    return {{kRecordName, record_text(record_head(context, conversion, options, 0), zeros_of(layout))}};
   };
   RESHARD_TRY(conversion.target, format::describe_target(conversion.checkpoint, options.to, target, context.library));
   target.digest_bytes = nullptr;
-  if (format.one_file()) RESHARD_CHECK(make_room_for_record(context, options, conversion));
+  target.files_inside = nullptr;
   return {};
 }
 
@@ -170,12 +173,12 @@ plan::Options Conversion::plan_options(const Options& options, int ranks) const 
   return plan;
 }
 
-std::map<std::string, std::string> Conversion::item_digests(std::size_t file, const Digests& digests) const {
-  std::map<std::string, std::string> texts;
+std::vector<std::string> Conversion::item_digests(std::size_t file, const Digests& digests) const {
   const format::TargetFile& target_file = target.files[file];
+  std::vector<std::string> texts(target_file.arrays.size());
   for (std::size_t i = 0; i < target_file.arrays.size(); ++i) {
     if (target_file.arrays[i] == format::kExtra || target_file.spec.items[i].digest_bytes == 0) continue;
-    texts[target_file.spec.items[i].name] = item_digest(digests, *target.layout, target_file.arrays[i]);
+    texts[i] = item_digest(digests, *target.layout, target_file.arrays[i]);
   }
   return texts;
 }

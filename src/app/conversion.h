@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -32,8 +31,8 @@ struct Conversion {
   plan::Options plan_options(const Options& options, int ranks) const;
   /// Lines of the target with the sums of a stream; none: zeros.
   Digests digests(const std::vector<std::uint64_t>& sums) const;
-  /// What the container stores with each item of a target file.
-  std::map<std::string, std::string> item_digests(std::size_t file, const Digests& digests) const;
+  /// What the container stores with each item of a target file; empty texts for none.
+  std::vector<std::string> item_digests(std::size_t file, const Digests& digests) const;
 };
 
 /// Opens the source and describes the target; tells notes. Errors: as open_checkpoint, describe_target; (usage) options

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "reshard/app/document.h"
 #include "reshard/base/hash.h"
 #include "reshard/repack/digest.h"
 #include "selection.h"
@@ -25,9 +26,9 @@ std::string to_string(const DigestLine& line) {
   return digest_text(line.digest) + "  " + line.name + "  " + shape_text(line.shape);
 }
 
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
+std::string shape_text(const Shape& shape) { return fmt::format(FMT_COMPILE("[{}]"), fmt::join(shape, ",")); }
 
-std::uint64_t Digests::total() const {
+std::uint64_t total_of(const std::vector<DigestLine>& lines, const std::vector<model::Tie>& ties) {
   // By name: tensors that are carried unchanged come in the order of their files.
   std::vector<const DigestLine*> by_name;
   by_name.reserve(lines.size());
@@ -47,11 +48,13 @@ Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DTy
   const auto padded = checkpoint.probe.spec.facts.find("vocab_padded");
   digests.vocabulary_padded =
       padded != checkpoint.probe.spec.facts.end() && padded->is_boolean() && padded->get<bool>();
+  digests.lines.reserve(static_cast<std::size_t>(canon.num_lines()));
   for (Index n = 0; n < canon.num_lines(); ++n) {
     const auto at = static_cast<std::size_t>(n);
     digests.lines.push_back({canon.line_name(n), canon.line_shape(canon.line(n).tensor),
                              dtypes.empty() ? checkpoint.probe.spec.dtype : dtypes[at], sums.empty() ? 0 : sums[at]});
   }
+  digests.total = total_of(digests.lines, digests.ties);
   return digests;
 }
 
@@ -74,22 +77,17 @@ Json to_json(const std::vector<model::Tie>& ties) {
 }
 
 Json to_json(const Digests& digests) {
-  Json::array_t lines;
-  lines.reserve(digests.lines.size());
+  std::string lines;
   for (const DigestLine& line : digests.lines) {
-    // Member by member: braces would make and copy a value for each, and there are tens of thousands of lines.
-    Json::object_t& one = *lines.emplace_back(Json::object()).get_ptr<Json::object_t*>();
-    one.reserve(4);
-    one.emplace("name", line.name);
-    one.emplace("shape", line.shape);
-    one.emplace("dtype", to_string(line.dtype));
-    one.emplace("digest", digest_text(line.digest));
+    lines += "{\"name\":";
+    append_string(line.name, lines);
+    lines += fmt::format(FMT_COMPILE(",\"shape\":{},\"dtype\":\"{}\",\"digest\":\"{}\"}}\n"), shape_text(line.shape),
+                         to_string(line.dtype), digest_text(line.digest));
   }
-  Json document = {{"total", digest_text(digests.total())},
-                   {"ties", to_json(digests.ties)},
-                   {"vocabulary_padded", digests.vocabulary_padded}};
-  document["lines"] = std::move(lines);
-  return document;
+  return {{"total", digest_text(digests.total)},
+          {"ties", to_json(digests.ties)},
+          {"vocabulary_padded", digests.vocabulary_padded},
+          {"lines", make_table(lines)}};
 }
 
 Json to_json(const DigestResult& result) {

@@ -12,22 +12,12 @@ using Json = nlohmann::ordered_json;
 
 /// An object whose lists hold plain values counts as a line of a table.
 bool fits_a_line(const Json& value, bool in_object = false) {
+  if (value.is_binary()) return false;  // a table
   if (!value.is_structured()) return true;
   if (in_object && !value.is_array()) return false;
   return std::all_of(value.begin(), value.end(), [&](const Json& member) {
     return value.is_object() ? fits_a_line(member, true) : !member.is_structured();
   });
-}
-
-void append_text(const std::string& text, std::string& out) {
-  const auto is_plain = [](unsigned char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; };
-  if (!std::all_of(text.begin(), text.end(), is_plain)) {
-    out += Json(text).dump();
-    return;
-  }
-  out += '"';
-  out += text;
-  out += '"';
 }
 
 /// What value.dump() gives, without a serializer per value: tables have tens of thousands of lines.
@@ -37,7 +27,7 @@ void append_line(const Json& value, std::string& out) {
     out += '{';
     for (const auto& [key, member] : *object) {
       out += std::exchange(between, ",");
-      append_text(key, out);
+      append_string(key, out);
       out += ':';
       append_line(member, out);
     }
@@ -50,7 +40,7 @@ void append_line(const Json& value, std::string& out) {
     }
     out += ']';
   } else if (const auto* text = value.get_ptr<const std::string*>()) {
-    append_text(*text, out);
+    append_string(*text, out);
   } else if (value.is_number_integer()) {
     out += value.is_number_unsigned() ? std::to_string(value.get<std::uint64_t>())
                                       : std::to_string(value.get<std::int64_t>());
@@ -66,16 +56,27 @@ void append(const Json& value, std::size_t indent, std::string& out) {
   }
   const bool object = value.is_object();
   out += object ? '{' : '[';
-  bool first = true;
-  for (const auto& [key, member] : value.items()) {
-    out += first ? "\n" : ",\n";
-    first = false;
+  const char* between = "\n";
+  const auto begin_line = [&] {
+    out += std::exchange(between, ",\n");
     out.append(indent + 2, ' ');
-    if (object) {
-      append_text(key, out);
-      out += ": ";
+  };
+  if (const auto* table = value.get_ptr<const Json::binary_t*>()) {
+    for (auto at = table->begin(); at != table->end();) {
+      const auto end = std::find(at, table->end(), '\n');
+      begin_line();
+      out.append(at, end);
+      at = end + 1;
     }
-    append(member, indent + 2, out);
+  } else {
+    for (const auto& [key, member] : value.items()) {
+      begin_line();
+      if (object) {
+        append_string(key, out);
+        out += ": ";
+      }
+      append(member, indent + 2, out);
+    }
   }
   out += '\n';
   out.append(indent, ' ');
@@ -89,6 +90,22 @@ std::string document_text(const Json& document) {
   append(document, 0, out);
   out += '\n';
   return out;
+}
+
+Json make_table(std::string_view lines) {
+  if (lines.empty()) return Json::array();
+  return Json::binary({lines.begin(), lines.end()});
+}
+
+void append_string(std::string_view text, std::string& out) {
+  const auto is_plain = [](unsigned char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; };
+  if (!std::all_of(text.begin(), text.end(), is_plain)) {
+    out += Json(text).dump();
+    return;
+  }
+  out += '"';
+  out += text;
+  out += '"';
 }
 
 }  // namespace reshard::app

@@ -298,7 +298,7 @@ Expected<Digests> Output::write_rest(const Context& context, const Options& opti
   for (const job::SpanRecord& record : durable) {
     for (const auto& line : record.lines) sums.at(static_cast<std::size_t>(line.line)) += line.digest;
   }
-  const Digests digests = conversion_->digests(sums);
+  Digests digests = conversion_->digests(sums);
   RESHARD_TRY(const auto crcs, join_crcs(durable, target.images));
 
   RESHARD_CHECK(part_->beat());

@@ -269,7 +269,7 @@ std::string describe(const app::ConvertResult& result) {
     facts.add({"resumed", fmt::format("{} were there", describe_bytes(result.resumed_bytes))});
   facts.add({"stream", describe_stream(result.stream)});
   facts.add({"total time", describe_seconds(result.seconds)});
-  if (result.outcome == Outcome::committed) facts.add({"digest", app::digest_text(result.digests.total())});
+  if (result.outcome == Outcome::committed) facts.add({"digest", app::digest_text(result.digests.total)});
   return fmt::format("{}\n{}", result.dst, facts.text(2));
 }
 
@@ -352,7 +352,7 @@ std::string describe(const app::DigestResult& result) {
   std::string out;
   for (const app::DigestLine& line : result.digests.lines) out += to_string(line) + "\n";
   for (const model::Tie& tie : result.digests.ties) out += tie.text() + "\n";
-  return out + fmt::format("{}  total\n", app::digest_text(result.digests.total()));
+  return out + fmt::format("{}  total\n", app::digest_text(result.digests.total));
 }
 
 std::string describe(const app::FormatList& list) {

@@ -21,6 +21,7 @@ class Cursor {
   explicit Cursor(std::string_view bytes) : rest_(bytes) {}
   bool is_at_end() const { return rest_.empty(); }
   bool ran_out() const { return ran_out_; }
+  std::string_view rest() const { return rest_; }
 
   std::string_view take(std::uint64_t num_bytes) {
     if (num_bytes > rest_.size()) {

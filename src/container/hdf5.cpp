@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
+#include <tuple>
+#include <type_traits>
 
 #include "containers.h"
 #include "hdf5_archive.h"
@@ -10,6 +13,15 @@
 
 namespace reshard::container {
 namespace {
+
+/// Where the data begin: behind the metadata, before the first array or side file that has bytes.
+Index data_begin(const FileImage& image) {
+  Index begin = image.segments.empty() ? image.size : image.segments.front().offset;
+  for (const Index offset : image.offsets) {
+    if (offset > 0) begin = std::min(begin, offset);
+  }
+  return begin;
+}
 
 class Hdf5 final : public Container {
  public:
@@ -31,14 +43,14 @@ class Hdf5 final : public Container {
 
   /// Only the side files are written with the data: until finish() there is no superblock, and nothing opens the file.
   Expected<FileImage> lay_out(const FileSpec& spec) const override {
-    RESHARD_TRY(auto archive, hdf5::build_archive(spec, nullptr));
+    RESHARD_TRY(auto archive, hdf5::build_archive(spec, nullptr, 0));
     return FileImage{archive.size, std::move(archive.offsets), std::move(archive.files)};
   }
 
   /// Side files may have got other contents of the same length meanwhile (records that hold digests).
   Expected<std::vector<Segment>> finish(const FileSpec& spec, const FileImage& image,
                                         const DataSums& sums) const override {
-    RESHARD_TRY(auto archive, hdf5::build_archive(spec, &sums.item_digests));
+    RESHARD_TRY(auto archive, hdf5::build_archive(spec, &sums.item_digests, data_begin(image)));
     if (archive.size != image.size || archive.offsets != image.offsets)
       return run_error("HDF5: finish() got another spec than lay_out()");
     std::vector<Segment> segments;
@@ -48,8 +60,10 @@ class Hdf5 final : public Container {
       });
       if (!is_there) segments.push_back(std::move(file));
     }
-    segments.push_back({static_cast<Index>(hdf5::kSuperblockBytes), archive.metadata.substr(hdf5::kSuperblockBytes)});
-    segments.push_back({0, archive.metadata.substr(0, hdf5::kSuperblockBytes)});
+    std::string superblock = archive.metadata.substr(0, hdf5::kSuperblockBytes);
+    archive.metadata.erase(0, hdf5::kSuperblockBytes);
+    segments.push_back({static_cast<Index>(hdf5::kSuperblockBytes), std::move(archive.metadata)});
+    segments.push_back({0, std::move(superblock)});
     return segments;
   }
 };
@@ -74,6 +88,24 @@ std::optional<Shape> shape_of_stored(DType dtype, Shape stored) {
   if (!bits || *bits % bits_of(dtype) != 0) return std::nullopt;
   stored.back() = *bits / bits_of(dtype);
   return stored;
+}
+
+void sort_by_extent(FileDirectory& directory) {
+  std::vector<Entry>& entries = directory.entries;
+  std::vector<std::size_t> order(entries.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tie(entries[a].offset, entries[a].length, entries[a].name) <
+           std::tie(entries[b].offset, entries[b].length, entries[b].name);
+  });
+  const auto sorted = [&](auto& all) {
+    std::remove_reference_t<decltype(all)> moved;
+    moved.reserve(all.size());
+    for (const std::size_t i : order) moved.push_back(std::move(all[i]));
+    return moved;
+  };
+  directory.item_digests = sorted(directory.item_digests);
+  entries = sorted(entries);
 }
 
 Status read_side_files(io::Source& source, const std::vector<Entry>& files, FileDirectory& directory) {

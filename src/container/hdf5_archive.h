@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "containers.h"
@@ -15,10 +15,11 @@ inline constexpr const char* kCompleteName = "complete";
 /// Attributes of a dataset: the safetensors name of its type, the digest text.
 inline constexpr const char* kDTypeName = "dtype";
 inline constexpr const char* kDigestName = "digest";
-/// Group of the side files.
-inline constexpr const char* kFilesName = "files";
+/// Group of the side files, and how their names begin.
+inline constexpr std::string_view kFilesName = "files", kFilesPrefix = "files/";
 
 inline constexpr int kMaxGroupDepth = 32;
+inline constexpr std::size_t kMaxNamesBytes = 512 * kMiB;  // offsets in the heaps have 32 bits
 inline constexpr Index kMaxSideFileBytes = 256 * kMiB;
 inline constexpr Index kMaxAttributeBytes = 16 * kMiB;
 
@@ -37,8 +38,9 @@ struct Archive {
   std::string metadata;        ///< from byte 0 on
 };
 
-/// Without `digests` (nullptr) no metadata, whose size does not depend on them. Errors (usage). Pure.
-Expected<Archive> build_archive(const FileSpec& spec, const std::map<std::string, std::string>* digests);
+/// `digests` are those of the items; without (nullptr) the metadata is good for its size alone. `guess` says where the
+/// data begin; a wrong one costs a second run. Errors (usage). Pure.
+Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index guess);
 
 /// Reads an archive of the very form that build_archive gives it. Nothing if it has another: then libhdf5 may know it.
 /// Errors (input): the source fails. Local, thread-safe.
@@ -46,6 +48,9 @@ Expected<std::optional<FileDirectory>> decode_archive(io::Source& source);
 
 /// Reads any HDF5 file through libhdf5, as far as its arrays are plain extents. Errors (input). Local, thread-safe.
 Expected<FileDirectory> read_with_library(io::Source& source, const std::string& path);
+
+/// Puts the entries, and the digests with them, in the order of their extents. Pure.
+void sort_by_extent(FileDirectory& directory);
 
 /// The texts of side files from their extents. Errors (input): the source fails, too many or too large. Local.
 Status read_side_files(io::Source& source, const std::vector<Entry>& files, FileDirectory& directory);

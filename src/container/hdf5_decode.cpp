@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <array>
 #include <string_view>
 
 #include "child.h"
@@ -13,6 +12,41 @@ namespace {
 constexpr Index kWindowBytes = 1 * kMiB;
 constexpr std::size_t kMaxHeaderBytes = 64 * kMiB;
 
+struct Attribute {
+  std::string_view name, type, value;
+};
+
+/// Without the NUL at the end.
+std::string_view text_of(std::string_view value) { return value.substr(0, value.size() - (value.empty() ? 0 : 1)); }
+
+Attribute parse_attribute(std::string_view body) {
+  Cursor fields(body);
+  fields.take(2);
+  const std::uint64_t name_bytes = fields.number(2);
+  const std::uint64_t type_bytes = fields.number(2);
+  const std::uint64_t space_bytes = fields.number(2);
+  fields.take(1);
+  Attribute attribute;
+  attribute.name = text_of(fields.take(name_bytes));
+  attribute.type = fields.take(type_bytes);
+  fields.take(space_bytes);
+  attribute.value = fields.rest();
+  return attribute;
+}
+
+/// Calls visit(type, body) for the messages of a header; false if they do not fill it.
+template <class Visit>
+bool visit_messages(std::string_view messages, Visit&& visit) {
+  Cursor rest(messages);
+  while (!rest.is_at_end()) {
+    const auto type = static_cast<std::uint8_t>(rest.number(1));
+    const std::uint64_t length = rest.number(2);
+    rest.take(1);
+    visit(type, rest.take(length));
+  }
+  return !rest.ran_out();
+}
+
 /// Guesses what an archive says. It follows only what is needed to get at the arrays and checks hardly anything but
 /// bounds: the proof is that build_archive gives the same bytes for what was guessed.
 class Guess {
@@ -21,28 +55,25 @@ class Guess {
 
   /// False: not in our form, or error().
   bool make() {
-    const std::string superblock = bytes(0, kSuperblockBytes);
-    Cursor fields(superblock);
+    Cursor fields(bytes(0, kSuperblockBytes));
     fields.take(36);
     return read_group(fields.number(8), "", 0);
   }
   const std::optional<Error>& error() const { return error_; }
 
   std::vector<Entry> arrays, files;
-  std::map<std::string, std::string> attributes, digests;
+  std::vector<std::string> digests;  ///< of the arrays
+  std::map<std::string, std::string> attributes;
 
  private:
   struct Link {
-    std::string name;
+    std::string name;  ///< with the groups above
     std::uint64_t header;
   };
-  struct Header {
-    std::string bytes;
-    std::vector<std::pair<std::uint8_t, std::string_view>> messages;
-  };
 
-  /// Bytes of the file; empty if it has not got them. Reads ahead: structures lie one behind the other.
-  std::string bytes(std::uint64_t offset, std::size_t length) {
+  /// Bytes of the file until the next call; empty if it has not got them. Reads ahead: structures lie one behind the
+  /// other.
+  std::string_view bytes(std::uint64_t offset, std::uint64_t length) {
     const auto size = static_cast<std::uint64_t>(source_.size());
     if (offset > size || length > size - offset || error_) return {};
     const auto begin = static_cast<Index>(offset);
@@ -55,45 +86,42 @@ class Guess {
         return {};
       }
     }
-    return window_.substr(static_cast<std::size_t>(begin - window_begin_), length);
+    return std::string_view(window_).substr(static_cast<std::size_t>(begin - window_begin_), length);
   }
 
-  bool read_header(std::uint64_t address, Header& header) {
-    const std::string prefix = bytes(address, kHeaderPrefixBytes);
-    Cursor fields(prefix);
+  /// The messages of an object, as bytes() gives them; empty if there are none. Objects lie in the order of the walk,
+  /// so that none is met twice, and no walk takes longer than the file is.
+  std::string_view read_header(std::uint64_t address) {
+    if (address < behind_) return {};
+    Cursor fields(bytes(address, kHeaderPrefixBytes));
     fields.take(6);
     const std::uint64_t size = fields.number(4);
-    if (size > kMaxHeaderBytes) return false;
-    header.bytes = bytes(address + kHeaderPrefixBytes, static_cast<std::size_t>(size));
-    Cursor rest(header.bytes);
-    while (!rest.is_at_end()) {
-      const auto type = static_cast<std::uint8_t>(rest.number(1));
-      const auto length = static_cast<std::size_t>(rest.number(2));
-      rest.take(1);
-      header.messages.emplace_back(type, rest.take(length));
-    }
-    return !header.messages.empty() && !rest.ran_out();
+    return size > kMaxHeaderBytes ? std::string_view() : bytes(address + kHeaderPrefixBytes, size);
+  }
+
+  static bool is_group(std::string_view messages) {
+    return !messages.empty() && static_cast<std::uint8_t>(messages.front()) == kLinkInfo;
   }
 
   bool read_group(std::uint64_t address, const std::string& prefix, int depth) {
-    Header header;
-    if (depth > kMaxGroupDepth || !read_header(address, header) || header.messages[0].first != kLinkInfo) return false;
-    Cursor info(header.messages[0].second);
-    info.take(2);
+    const std::string messages(read_header(address));
+    if (depth > kMaxGroupDepth || !is_group(messages)) return false;
+    Cursor info(messages);
+    info.take(kMessagePrefixBytes + 2);
     const std::uint64_t heap = info.number(8);
     std::vector<Link> links;
-    if (heap != kUndefined && !read_heap(heap, links)) return false;
-    if (depth == 0) read_attributes(header, attributes);
-    for (const Link& link : links) {
+    if (heap != kUndefined && !read_heap(heap, prefix, links)) return false;
+    if (depth == 0 && !read_attributes(messages)) return false;
+    for (Link& link : links) {
       // Groups come behind what they hold, so no walk runs in circles.
-      if (link.header >= address || !read_object(link.header, prefix + link.name, depth)) return false;
+      if (link.header >= address || !read_object(link.header, std::move(link.name), depth)) return false;
     }
+    behind_ = address + kHeaderPrefixBytes + messages.size();
     return true;
   }
 
-  bool read_heap(std::uint64_t address, std::vector<Link>& links) {
-    const std::string heap = bytes(address, kHeapHeaderBytes);
-    Cursor fields(heap);
+  bool read_heap(std::uint64_t address, const std::string& prefix, std::vector<Link>& links) {
+    Cursor fields(bytes(address, kHeapHeaderBytes));
     fields.take(54);
     const std::uint64_t allocated = fields.number(8);
     fields.take(50);
@@ -102,45 +130,58 @@ class Guess {
     const std::uint64_t indirect = fields.number(8);
     if (block_bytes < kMinBlockBytes || block_bytes > kMaxBlockBytes || allocated / block_bytes > kMaxTensors)
       return false;
-    const auto num_blocks = static_cast<std::size_t>(allocated / block_bytes);
-    const std::string addresses = bytes(indirect + kHeapBlockPrefixBytes, num_blocks * 8);
+    const std::string addresses(bytes(indirect + kHeapBlockPrefixBytes, allocated / block_bytes * 8));
     Cursor next(addresses);
+    std::uint64_t behind = 0;  // of the last block
     while (!next.is_at_end()) {
-      const std::string block = bytes(next.number(8), static_cast<std::size_t>(block_bytes));
-      Cursor objects(block);
+      const std::uint64_t block = next.number(8);
+      Cursor objects(bytes(block, block_bytes));
       objects.take(kDirectPrefixBytes);
-      if (objects.ran_out()) return false;
+      if (objects.ran_out() || block < behind) return false;
+      behind = block + block_bytes;
       while (objects.number(1) == kLinkVersion) {
         const std::uint64_t flags = objects.number(1);
         objects.take(1);
         const std::uint64_t length = objects.number((flags & 1) + 1);
-        const std::string name(objects.take(static_cast<std::size_t>(length)));
-        links.push_back({name, objects.number(8)});
+        std::string name = prefix;
+        name += objects.take(length);
+        name_bytes_ += name.size();
+        if (name_bytes_ > kMaxNamesBytes) return false;
+        links.push_back({std::move(name), objects.number(8)});
       }
     }
     return !links.empty();
   }
 
-  bool read_object(std::uint64_t address, const std::string& name, int depth) {
-    Header header;
-    if (arrays.size() + files.size() > kMaxTensors || !read_header(address, header)) return false;
-    if (header.messages[0].first == kLinkInfo) return read_group(address, name + "/", depth + 1);
-    const std::string below = std::string(kFilesName) + "/";
-    const bool is_file = name.starts_with(below);
-    std::map<std::string, std::string> texts;
-    read_attributes(header, texts);
+  bool read_object(std::uint64_t address, std::string name, int depth) {
+    const std::string_view messages = read_header(address);
+    if (arrays.size() + files.size() > kMaxTensors || messages.empty()) return false;
+    if (is_group(messages)) return read_group(address, name + "/", depth + 1);
+    const bool is_file = name.starts_with(kFilesPrefix);
     Entry entry;
-    entry.name = is_file ? name.substr(below.size()) : name;
-    const auto dtype = is_file ? DType::u8 : parse_dtype(texts[kDTypeName]);
-    if (!dtype) return false;
+    std::optional<DType> dtype;
+    std::string digest;
+    const bool is_whole = visit_messages(messages, [&](std::uint8_t type, std::string_view body) {
+      if (type != kAttribute) return read_message(type, body, entry);
+      const Attribute attribute = parse_attribute(body);
+      if (attribute.name == kDTypeName) dtype = parse_dtype(text_of(attribute.value));
+      if (attribute.name == kDigestName) digest = text_of(attribute.value);
+    });
+    if (is_file) dtype = DType::u8;
+    if (!is_whole || !dtype) return false;
     entry.dtype = *dtype;
-    for (const auto& [type, body] : header.messages) read_message(type, body, entry);
-    const auto shape = shape_of_stored(entry.dtype, entry.shape);
+    auto shape = shape_of_stored(entry.dtype, std::move(entry.shape));
     if (!shape || entry.length < 0 || (is_file && entry.length > kMaxSideFileBytes)) return false;
-    entry.shape = *shape;
+    entry.shape = *std::move(shape);
+    entry.name = is_file ? name.substr(kFilesPrefix.size()) : std::move(name);
     if (entry.length == 0) entry.offset = 0;
-    if (const auto digest = texts.find(kDigestName); digest != texts.end()) digests[name] = digest->second;
-    (is_file ? files : arrays).push_back(std::move(entry));
+    behind_ = address + kHeaderPrefixBytes + messages.size();
+    if (is_file) {
+      files.push_back(std::move(entry));
+    } else {
+      arrays.push_back(std::move(entry));
+      digests.push_back(std::move(digest));
+    }
     return true;
   }
 
@@ -150,6 +191,7 @@ class Guess {
       fields.take(1);
       const std::uint64_t rank = fields.number(1);
       fields.take(2);
+      entry.shape.reserve(rank);
       for (std::uint64_t i = 0; i < rank; ++i) entry.shape.push_back(static_cast<Index>(fields.number(8)));
     } else if (type == kLayout) {
       fields.take(2);
@@ -158,45 +200,39 @@ class Guess {
     }
   }
 
-  void read_attributes(const Header& header, std::map<std::string, std::string>& texts) {
-    for (const auto& [type, body] : header.messages) {
-      if (type != kAttribute) continue;
-      Cursor fields(body);
-      fields.take(2);
-      const auto name_bytes = static_cast<std::size_t>(fields.number(2));
-      const auto type_bytes = static_cast<std::size_t>(fields.number(2));
-      const auto space_bytes = static_cast<std::size_t>(fields.number(2));
-      fields.take(1);
-      const auto name = fields.take(name_bytes);
-      const bool is_long = fields.take(type_bytes) == encode_long_text_type();
-      fields.take(space_bytes);
-      const std::size_t left = body.size() - std::min(body.size(), 9 + name_bytes + type_bytes + space_bytes);
-      std::string text(is_long ? read_long_text(fields) : fields.take(left));
-      if (!is_long && !text.empty()) text.pop_back();
-      texts[std::string(name.substr(0, name.empty() ? 0 : name.size() - 1))] = std::move(text);
-    }
+  bool read_attributes(std::string_view messages) {
+    const std::string long_text = encode_long_text_type();
+    return visit_messages(messages, [&](std::uint8_t type, std::string_view body) {
+      if (type != kAttribute) return;
+      const Attribute attribute = parse_attribute(body);
+      attributes[std::string(attribute.name)] =
+          attribute.type == long_text ? read_long_text(attribute.value) : text_of(attribute.value);
+    });
   }
 
-  std::string read_long_text(Cursor& reference) {
+  std::string_view read_long_text(std::string_view reference) {
     constexpr std::size_t kTextBegin = 32;
-    const std::uint64_t length = reference.number(4);
-    const std::uint64_t heap = reference.number(8);
+    Cursor fields(reference);
+    const std::uint64_t length = fields.number(4);
+    const std::uint64_t heap = fields.number(8);
     if (length > static_cast<std::uint64_t>(kMaxAttributeBytes)) return {};
-    return bytes(heap + kTextBegin, static_cast<std::size_t>(length));
+    return bytes(heap + kTextBegin, length);
   }
 
   io::Source& source_;
   std::string window_;
   Index window_begin_ = 0;
+  std::uint64_t behind_ = 0;  ///< of the last object
+  std::size_t name_bytes_ = 0;
   std::optional<Error> error_;
 };
 
 FileSpec spec_of(const FileDirectory& directory) {
   FileSpec spec;
-  for (const Entry& entry : directory.entries) {
-    const auto digest = directory.item_digests.find(entry.name);
-    const auto bytes = digest == directory.item_digests.end() ? 0 : static_cast<Index>(digest->second.size());
-    spec.items.push_back({entry.name, entry.dtype, entry.shape, bytes});
+  spec.items.reserve(directory.entries.size());
+  for (std::size_t i = 0; i < directory.entries.size(); ++i) {
+    const Entry& entry = directory.entries[i];
+    spec.items.push_back({entry.name, entry.dtype, entry.shape, static_cast<Index>(directory.item_digests[i].size())});
   }
   spec.metadata = directory.metadata;
   spec.files = directory.files;
@@ -219,20 +255,20 @@ Expected<std::optional<FileDirectory>> decode_archive(io::Source& source) {
   if (!is_made) return other_form;
   FileDirectory directory;
   directory.entries = std::move(guess.arrays);
-  std::sort(directory.entries.begin(), directory.entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.offset, a.length, a.name) < std::tie(b.offset, b.length, b.name);
-  });
+  directory.item_digests = std::move(guess.digests);
+  sort_by_extent(directory);
   directory.metadata = std::move(guess.attributes);
   directory.metadata.erase(kCompleteName);
-  directory.item_digests = std::move(guess.digests);
+  Index data_begin = source.size();
   for (const auto* extents : {&directory.entries, &guess.files}) {
     for (const Entry& entry : *extents) {
       if (entry.offset < 0 || entry.length > source.size() || entry.offset > source.size() - entry.length)
         return other_form;
+      if (entry.length > 0) data_begin = std::min(data_begin, entry.offset);
     }
   }
   RESHARD_CHECK(read_side_files(source, guess.files, directory));
-  const auto archive = build_archive(spec_of(directory), &directory.item_digests);
+  const auto archive = build_archive(spec_of(directory), &directory.item_digests, data_begin);
   std::optional<Error> error;
   const bool is_ours = archive && archive->size == source.size() && begins_with(source, archive->metadata, error);
   if (error) return *error;

@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
+#include <tuple>
 
 #include "hdf5_archive.h"
 #include "hdf5_format.h"
@@ -15,21 +17,31 @@ namespace {
 constexpr Index kAlignedFrom = 64 * kKiB;  // smaller arrays are packed: aligning them would waste more than it saves
 constexpr Index kSmallAlignment = 8;
 constexpr Index kMaxDataBytes = std::numeric_limits<Index>::max() / 2;
-constexpr std::size_t kMaxNamesBytes = 512 * kMiB;  // offsets in the heaps have 32 bits
 constexpr std::size_t kMaxPartBytes = kMaxHeapObjectBytes - 16;
 
-/// A dataset to be: an item, or a side file.
+/// A dataset to be: an item, or a side file. Texts are the spec's own.
 struct Dataset {
+  std::string_view name;
   DType dtype = DType::u8;
   Shape shape;  ///< as stored
   Index length = 0;
-  Index place = 0;         ///< bytes behind the beginning of the data
-  std::string attributes;  ///< messages
+  bool is_item = false;
+  std::size_t digest_bytes = 0;
+  std::string_view digest = {};  ///< empty in place of one that is not known yet
+  Index place = 0;               ///< bytes behind the beginning of the data
+};
+
+struct Link {
+  std::string_view name;  ///< without the groups above
+  std::size_t dataset = 0;
+  std::uint64_t header = 0;  ///< where it leads
+  std::uint32_t hash = 0;
+  std::uint64_t place = 0;  ///< in the heap
 };
 
 /// A folder of names: what lies behind a name is a dataset or a group below.
 struct Group {
-  std::map<std::string, std::size_t, std::less<>> datasets;
+  std::vector<Link> datasets;
   std::map<std::string, Group, std::less<>> groups;
 };
 
@@ -37,47 +49,53 @@ Error name_error(std::string_view name, const std::string& why) {
   return usage_error(fmt::format("{}: {}", io::in_quotes(name), why));
 }
 
-std::string encode_message(Message type, std::string_view body) {
-  std::string message(1, static_cast<char>(type));
-  append_number(message, body.size(), 2);
-  message += '\0';
-  message += body;
-  return message;
+/// Begins a message; end_message says how long it is, once its body follows.
+std::size_t begin_message(std::string& bytes, Message type) {
+  append_number(bytes, type, kMessagePrefixBytes);  // with room for the length, and no flags
+  return bytes.size();
 }
 
-std::string encode_space(const Shape& shape) {
+void end_message(std::string& bytes, std::size_t begin) {
+  put_number(bytes, begin - kMessagePrefixBytes + 1, bytes.size() - begin, 2);
+}
+
+void append_space(std::string& bytes, const Shape& shape) {
   constexpr std::uint8_t kVersion = 2, kScalar = 0, kSimple = 1;
-  std::string space;
-  append_number(space, kVersion, 1);
-  append_number(space, shape.size(), 1);
-  append_number(space, 0, 1);
-  append_number(space, shape.empty() ? kScalar : kSimple, 1);
-  for (const Index size : shape) append_number(space, static_cast<std::uint64_t>(size), 8);
-  return space;
+  append_number(bytes, kVersion, 1);
+  append_number(bytes, shape.size(), 1);
+  append_number(bytes, 0, 1);
+  append_number(bytes, shape.empty() ? kScalar : kSimple, 1);
+  for (const Index size : shape) append_number(bytes, static_cast<std::uint64_t>(size), 8);
 }
 
-std::string encode_attribute(const std::string& name, const std::string& type, std::string_view value) {
+/// All but the value.
+std::size_t begin_attribute(std::string& bytes, std::string_view name, std::string_view type) {
   constexpr std::uint8_t kVersion = 3;
-  const std::string space = encode_space({});
-  std::string body;
-  append_number(body, kVersion, 1);
-  append_number(body, 0, 1);
-  append_number(body, name.size() + 1, 2);
-  append_number(body, type.size(), 2);
-  append_number(body, space.size(), 2);
-  append_number(body, kUtf8, 1);
-  body.append(name.c_str(), name.size() + 1);
-  body += type;
-  body += space;
-  body += value;
-  return encode_message(kAttribute, body);
+  constexpr std::size_t kSpaceBytes = 4;
+  const std::size_t begin = begin_message(bytes, kAttribute);
+  append_number(bytes, kVersion, 1);
+  append_number(bytes, 0, 1);
+  append_number(bytes, name.size() + 1, 2);
+  append_number(bytes, type.size(), 2);
+  append_number(bytes, kSpaceBytes, 2);
+  append_number(bytes, kUtf8, 1);
+  bytes += name;
+  bytes += '\0';
+  bytes += type;
+  append_space(bytes, {});
+  return begin;
 }
 
-std::string encode_text_attribute(const std::string& name, const std::string& text) {
-  return encode_attribute(name, encode_text_type(text.size() + 1), {text.c_str(), text.size() + 1});
+/// A text, filled up with blanks to `num_bytes`.
+void append_text_attribute(std::string& bytes, std::string_view name, std::string_view text, std::size_t num_bytes) {
+  const std::size_t begin = begin_attribute(bytes, name, encode_text_type(num_bytes + 1));
+  bytes += text;
+  bytes.append(num_bytes - text.size(), ' ');
+  bytes += '\0';
+  end_message(bytes, begin);
 }
 
-/// Splits `name` at its slashes into groups below `root` and enters the last part.
+/// Splits a dataset's name at its slashes into groups below `root` and enters the last part.
 Status enter(Group& root, std::string_view name, std::size_t dataset) {
   if (const std::string why = check_path(name); !why.empty()) return name_error(name, why);
   if (name.size() > kMaxPartBytes)
@@ -86,17 +104,28 @@ Status enter(Group& root, std::string_view name, std::size_t dataset) {
   std::size_t begin = 0;
   int depth = 0;
   for (auto slash = name.find('/'); slash != std::string_view::npos; begin = slash + 1, slash = name.find('/', begin)) {
-    const auto part = name.substr(begin, slash - begin);
     if (++depth > kMaxGroupDepth)
       return name_error(name, fmt::format("more than {} slashes in the name", kMaxGroupDepth));
-    if (group->datasets.contains(part))
-      return name_error(name, "a part of the name is an array itself, which HDF5 cannot hold");
-    group = &group->groups[std::string(part)];
+    const auto part = name.substr(begin, slash - begin);
+    auto below = group->groups.find(part);
+    if (below == group->groups.end()) below = group->groups.try_emplace(std::string(part)).first;
+    group = &below->second;
   }
-  const std::string last(name.substr(begin));
-  if (group->groups.contains(last) || !group->datasets.emplace(last, dataset).second) {
-    return name_error(name, "is there twice, or is a part of another name, which HDF5 cannot hold");
+  group->datasets.push_back({name.substr(begin), dataset});
+  return {};
+}
+
+/// Puts the names of all groups in order.
+Status sort_names(Group& group, const std::vector<Dataset>& datasets) {
+  auto& names = group.datasets;
+  std::sort(names.begin(), names.end(), [](const Link& a, const Link& b) { return a.name < b.name; });
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if ((i > 0 && names[i].name == names[i - 1].name) || group.groups.contains(names[i].name)) {
+      return name_error(datasets[names[i].dataset].name,
+                        "is there twice, or is a part of another name, which HDF5 cannot hold");
+    }
   }
+  for (auto& [name, below] : group.groups) RESHARD_CHECK(sort_names(below, datasets));
   return {};
 }
 
@@ -104,14 +133,21 @@ Status enter(Group& root, std::string_view name, std::size_t dataset) {
 /// first run says where the data begin.
 class Encoder {
  public:
-  Encoder(const std::vector<Dataset>& datasets, Index data_begin) : datasets_(datasets), data_begin_(data_begin) {}
+  Encoder(const std::vector<Dataset>& datasets, Index data_begin) : datasets_(datasets), data_begin_(data_begin) {
+    for (int i = 0; i < kNumDTypes; ++i) types_[static_cast<std::size_t>(i)] = encode_type(static_cast<DType>(i));
+  }
 
-  std::string encode(const Group& root, const std::map<std::string, std::string>& attributes, Index file_size) {
-    out_.reserve(static_cast<std::size_t>(data_begin_));
+  std::string encode(const Group& root, const std::map<std::string, std::string>& attributes, Index data_bytes) {
+    constexpr std::size_t kTypicalBytes = 512;  // of an item's structures
+    out_.reserve(kSuperblockBytes + datasets_.size() * kTypicalBytes);
     out_.assign(kSuperblockBytes, '\0');
     std::string messages;
     for (const auto& [name, text] : attributes) {
-      messages += text.size() <= kMaxShortText ? encode_text_attribute(name, text) : encode_long_attribute(name, text);
+      if (text.size() <= kMaxShortText) {
+        append_text_attribute(messages, name, text, text.size());
+      } else {
+        append_long_attribute(messages, name, text);
+      }
     }
     const std::uint64_t header = encode_group(root, messages);
     std::string superblock(kSignature);
@@ -121,7 +157,7 @@ class Encoder {
     append_number(superblock, 0, 1);
     append_number(superblock, 0, 8);  // base address
     append_number(superblock, kUndefined, 8);
-    append_number(superblock, static_cast<std::uint64_t>(file_size), 8);
+    append_number(superblock, address_of_data(data_bytes), 8);  // end of the file
     append_number(superblock, header, 8);
     append_checksum(superblock, 0);
     out_.replace(0, superblock.size(), superblock);
@@ -129,94 +165,106 @@ class Encoder {
   }
 
  private:
-  struct Link {
-    std::uint32_t hash;
-    const std::string* name;
-    std::string id;
-  };
-
   std::uint64_t append(std::string_view bytes) {
     const std::uint64_t address = out_.size();
     out_ += bytes;
     return address;
   }
 
-  /// Reserves the place of a structure that others point to before it can be written.
-  std::uint64_t reserve(std::size_t num_bytes) {
-    const std::uint64_t address = out_.size();
-    out_.resize(out_.size() + num_bytes, '\0');
+  std::uint64_t address_of_data(Index place) const {
+    return static_cast<std::uint64_t>(data_begin_) + static_cast<std::uint64_t>(place);
+  }
+
+  std::uint64_t begin_header() {
+    const std::uint64_t address = append("OHDR");
+    append_number(out_, kHeaderVersion, 1);
+    append_number(out_, kHeaderFlags, 1);
+    append_number(out_, 0, 4);  // bytes of the messages
     return address;
   }
 
-  std::uint64_t append_header(std::string_view messages) {
-    std::string header = "OHDR";
-    append_number(header, kHeaderVersion, 1);
-    append_number(header, kHeaderFlags, 1);
-    append_number(header, messages.size(), 4);
-    header += messages;
-    append_checksum(header, 0);
-    return append(header);
+  void end_header(std::uint64_t address) {
+    const std::size_t messages = address + kHeaderPrefixBytes;
+    put_number(out_, messages - 4, out_.size() - messages, 4);
+    append_checksum(out_, address);
   }
 
-  /// A text in a collection of its own in the global heap.
-  std::string encode_long_attribute(const std::string& name, const std::string& text) {
+  /// The message refers to the text, which comes in a collection of its own in the global heap.
+  void append_long_attribute(std::string& messages, const std::string& name, const std::string& text) {
     constexpr std::size_t kPrefix = 16, kObjectPrefix = 16, kFirst = 1;
     const std::size_t padded = (text.size() + 7) / 8 * 8;
-    std::string heap = "GCOL";
-    append_number(heap, 1, 4);  // version
-    append_number(heap, kPrefix + kObjectPrefix + padded, 8);
-    append_number(heap, kFirst, 2);
-    append_number(heap, 1, 2);  // references
-    append_number(heap, 0, 4);
-    append_number(heap, text.size(), 8);
-    heap += text;
-    heap.resize(kPrefix + kObjectPrefix + padded, '\0');
-    std::string reference;
-    append_number(reference, text.size(), 4);
-    append_number(reference, append(heap), 8);
-    append_number(reference, kFirst, 4);
-    return encode_attribute(name, encode_long_text_type(), reference);
+    const std::uint64_t heap = append("GCOL");
+    append_number(out_, 1, 4);  // version
+    append_number(out_, kPrefix + kObjectPrefix + padded, 8);
+    append_number(out_, kFirst, 2);
+    append_number(out_, 1, 2);  // references
+    append_number(out_, 0, 4);
+    append_number(out_, text.size(), 8);
+    out_ += text;
+    out_.resize(heap + kPrefix + kObjectPrefix + padded, '\0');
+    const std::size_t begin = begin_attribute(messages, name, encode_long_text_type());
+    append_number(messages, text.size(), 4);
+    append_number(messages, heap, 8);
+    append_number(messages, kFirst, 4);
+    end_message(messages, begin);
   }
 
   std::uint64_t encode_dataset(const Dataset& dataset) {
     constexpr std::uint8_t kEarlyNever = 1 | 1 << 2;  // space is allocated, nothing is filled in
     constexpr std::uint8_t kContiguous = 1;
-    std::string messages = encode_message(kDataspace, encode_space(dataset.shape));
-    messages += encode_message(kDatatype, encode_type(dataset.dtype));
-    messages += encode_message(kFillValue, std::string{3, kEarlyNever});
-    std::string layout{3, kContiguous};
-    append_number(layout, dataset.length == 0 ? kUndefined : static_cast<std::uint64_t>(data_begin_ + dataset.place),
-                  8);
-    append_number(layout, static_cast<std::uint64_t>(dataset.length), 8);
-    messages += encode_message(kLayout, layout);
-    messages += dataset.attributes;
-    return append_header(messages);
+    const std::uint64_t header = begin_header();
+    std::size_t begin = begin_message(out_, kDataspace);
+    append_space(out_, dataset.shape);
+    end_message(out_, begin);
+    begin = begin_message(out_, kDatatype);
+    out_ += types_[static_cast<std::size_t>(dataset.dtype)];
+    end_message(out_, begin);
+    begin = begin_message(out_, kFillValue);
+    append_number(out_, 3, 1);
+    append_number(out_, kEarlyNever, 1);
+    end_message(out_, begin);
+    begin = begin_message(out_, kLayout);
+    append_number(out_, 3, 1);
+    append_number(out_, kContiguous, 1);
+    append_number(out_, dataset.length == 0 ? kUndefined : address_of_data(dataset.place), 8);
+    append_number(out_, static_cast<std::uint64_t>(dataset.length), 8);
+    end_message(out_, begin);
+    if (dataset.is_item) {
+      const auto dtype = reshard::to_string(dataset.dtype);
+      append_text_attribute(out_, kDTypeName, dtype, dtype.size());
+    }
+    if (dataset.digest_bytes > 0) append_text_attribute(out_, kDigestName, dataset.digest, dataset.digest_bytes);
+    end_header(header);
+    return header;
   }
 
-  std::uint64_t encode_group(const Group& group, const std::string& attributes) {
+  std::uint64_t encode_group(const Group& group, std::string_view attributes) {
     std::vector<Link> links;
-    std::vector<std::string> objects;
-    const auto add = [&](const std::string& name, std::uint64_t header) {
-      std::string link;
-      const std::size_t length_bytes = name.size() < 256 ? 1 : 2;
-      append_number(link, kLinkVersion, 1);
-      append_number(link, kLinkFlags | (length_bytes - 1), 1);
-      append_number(link, kUtf8, 1);
-      append_number(link, name.size(), length_bytes);
-      link += name;
-      append_number(link, header, 8);
-      links.push_back({checksum(name), &name, {}});
-      objects.push_back(std::move(link));
-    };
-    for (const auto& [name, below] : group.groups) add(name, encode_group(below, ""));
-    for (const auto& [name, dataset] : group.datasets) add(name, encode_dataset(datasets_[dataset]));
+    links.reserve(group.groups.size() + group.datasets.size());
+    for (const auto& [name, below] : group.groups) links.push_back({name, 0, encode_group(below, "")});
+    for (const Link& link : group.datasets) {
+      links.push_back({link.name, link.dataset, encode_dataset(datasets_[link.dataset])});
+    }
+    for (Link& link : links) link.hash = checksum(link.name);
+    const std::uint64_t heap = links.empty() ? kUndefined : encode_heap(links);
+    const std::uint64_t tree = links.empty() ? kUndefined : encode_tree(links);
 
-    std::string info(2, '\0');
-    append_number(info, links.empty() ? kUndefined : encode_heap(objects, links), 8);
-    append_number(info, links.empty() ? kUndefined : encode_tree(links), 8);
-    return append_header(encode_message(kLinkInfo, info) + encode_message(kGroupInfo, std::string(2, '\0')) +
-                         attributes);
+    const std::uint64_t header = begin_header();
+    std::size_t begin = begin_message(out_, kLinkInfo);
+    append_number(out_, 0, 2);
+    append_number(out_, heap, 8);
+    append_number(out_, tree, 8);
+    end_message(out_, begin);
+    begin = begin_message(out_, kGroupInfo);
+    append_number(out_, 0, 2);
+    end_message(out_, begin);
+    out_ += attributes;
+    end_header(header);
+    return header;
   }
+
+  static std::size_t length_bytes(const Link& link) { return link.name.size() < 256 ? 1 : 2; }
+  static std::size_t object_bytes(const Link& link) { return 3 + length_bytes(link) + link.name.size() + 8; }
 
   /// Smallest power of two in which `fits` is true, or the largest block there is.
   template <class Fits>
@@ -226,36 +274,39 @@ class Encoder {
     return size;
   }
 
-  /// Packs the objects into direct blocks and gives each link the id of its object.
-  std::uint64_t encode_heap(const std::vector<std::string>& objects, std::vector<Link>& links) {
-    std::size_t total = kDirectPrefixBytes;
-    for (const auto& object : objects) total += object.size();
-    const std::size_t block_bytes = block_size([&](std::size_t size) { return total <= size; });
-
-    const std::uint64_t header = reserve(kHeapHeaderBytes);
-    std::vector<std::string> blocks;
+  /// Packs the links into direct blocks and tells each its place.
+  std::uint64_t encode_heap(std::vector<Link>& links) {
     std::size_t used = 0;
-    for (std::size_t i = 0; i < objects.size(); ++i) {
-      if (blocks.empty() || blocks.back().size() + objects[i].size() > block_bytes) {
-        blocks.push_back(begin_block("FHDB", header, blocks.size() * block_bytes));
-        blocks.back().resize(kDirectPrefixBytes, '\0');
+    for (const Link& link : links) used += object_bytes(link);
+    const std::size_t block_bytes = block_size([&](std::size_t size) { return kDirectPrefixBytes + used <= size; });
+
+    const std::uint64_t header = out_.size();
+    out_.append(kHeapHeaderBytes, '\0');  // known when all else is written
+    std::vector<std::uint64_t> blocks;
+    const auto end_block = [&] {
+      out_.resize(blocks.back() + block_bytes, '\0');
+      const std::uint32_t sum = checksum(std::string_view(out_).substr(blocks.back()));  // with a checksum of 0
+      put_number(out_, blocks.back() + kHeapBlockPrefixBytes, sum, kChecksumBytes);
+    };
+    for (Link& link : links) {
+      if (blocks.empty() || out_.size() - blocks.back() + object_bytes(link) > block_bytes) {
+        if (!blocks.empty()) end_block();
+        const std::size_t place = blocks.size() * block_bytes;
+        blocks.push_back(append(begin_block("FHDB", header, place)));
+        append_number(out_, 0, kChecksumBytes);
       }
-      std::string& id = links[i].id;
-      append_number(id, 0, 1);
-      append_number(id, (blocks.size() - 1) * block_bytes + blocks.back().size(), kHeapOffsetBytes);
-      append_number(id, objects[i].size(), kHeapLengthBytes);
-      blocks.back() += objects[i];
-      used += objects[i].size();
+      link.place = (blocks.size() - 1) * block_bytes + (out_.size() - blocks.back());
+      append_number(out_, kLinkVersion, 1);
+      append_number(out_, kLinkFlags | (length_bytes(link) - 1), 1);
+      append_number(out_, kUtf8, 1);
+      append_number(out_, link.name.size(), length_bytes(link));
+      out_ += link.name;
+      append_number(out_, link.header, 8);
     }
+    end_block();
     const std::size_t width = std::bit_ceil(blocks.size());
     std::string indirect = begin_block("FHIB", header, 0);
-    for (std::string& block : blocks) {
-      block.resize(block_bytes, '\0');
-      std::string sum;
-      append_number(sum, checksum(block), kChecksumBytes);  // over the block with a checksum of 0
-      block.replace(kHeapBlockPrefixBytes, sum.size(), sum);
-      append_number(indirect, append(block), 8);
-    }
+    for (const std::uint64_t block : blocks) append_number(indirect, block, 8);
     for (std::size_t i = blocks.size(); i < width; ++i) append_number(indirect, kUndefined, 8);
     append_checksum(indirect, 0);
 
@@ -273,7 +324,7 @@ class Encoder {
     append_number(heap, width * block_bytes, 8);
     append_number(heap, allocated, 8);
     append_number(heap, allocated, 8);  // where the next block would go
-    append_number(heap, objects.size(), 8);
+    append_number(heap, links.size(), 8);
     for (int i = 0; i < 4; ++i) append_number(heap, 0, 8);  // huge and tiny objects
     append_number(heap, width, 2);
     append_number(heap, block_bytes, 8);
@@ -298,7 +349,7 @@ class Encoder {
   /// A leaf, or leaves of even size under a root that holds the records between them.
   std::uint64_t encode_tree(std::vector<Link>& links) {
     std::sort(links.begin(), links.end(),
-              [](const Link& a, const Link& b) { return std::tie(a.hash, *a.name) < std::tie(b.hash, *b.name); });
+              [](const Link& a, const Link& b) { return std::tie(a.hash, a.name) < std::tie(b.hash, b.name); });
     const std::size_t node_bytes = block_size([&](std::size_t size) { return links.size() <= max_leaf_records(size); });
     const std::size_t max_leaf = max_leaf_records(node_bytes);
     const std::size_t num_leaves = (links.size() + 1 + max_leaf) / (max_leaf + 1);
@@ -335,7 +386,9 @@ class Encoder {
 
   static void append_record(std::string& records, const Link& link) {
     append_number(records, link.hash, 4);
-    records += link.id;
+    append_number(records, 0, 1);
+    append_number(records, link.place, kHeapOffsetBytes);
+    append_number(records, object_bytes(link), kHeapLengthBytes);
   }
 
   std::uint64_t append_node(std::string_view signature, std::string_view content, std::size_t node_bytes) {
@@ -350,18 +403,21 @@ class Encoder {
 
   const std::vector<Dataset>& datasets_;
   Index data_begin_;
+  std::array<std::string, kNumDTypes> types_;
   std::string out_;
 };
 
 /// What a FileSpec says, checked: datasets in the order of their data, and their names.
 struct Content {
   std::vector<Dataset> datasets;
+  std::vector<std::string> file_names;
   Group root;
   std::map<std::string, std::string> attributes;
   Index data_bytes = 0;
   std::size_t name_bytes = 0;
 
-  Status add(std::string_view name, Dataset dataset) {
+  Status add(Dataset dataset) {
+    const std::string_view name = dataset.name;
     if (dataset.length > 0) {
       dataset.place = round_up(data_bytes, dataset.length >= kAlignedFrom ? io::kPage : kSmallAlignment);
       if (dataset.length > kMaxDataBytes - dataset.place) return name_error(name, "the file would be too large");
@@ -375,39 +431,25 @@ struct Content {
   }
 };
 
-/// The text to store with an item, or blanks of its length.
-Expected<std::string> digest_text(const FileSpec::Item& item, const std::map<std::string, std::string>* digests) {
-  std::string blanks(static_cast<std::size_t>(item.digest_bytes), ' ');
-  if (!digests) return blanks;
-  const auto found = digests->find(item.name);
-  if (found != digests->end() && found->second.size() == blanks.size()) return found->second;
-  const std::string came = found == digests->end() ? "none" : std::to_string(found->second.size());
-  return name_error(item.name, fmt::format("a digest of {} bytes was promised, {} came", blanks.size(), came));
-}
-
-Status add_item(const FileSpec::Item& item, const std::map<std::string, std::string>* digests, Content& content) {
-  if (item.name == kFilesName || item.name.starts_with(std::string(kFilesName) + "/")) {
+Status add_item(const FileSpec::Item& item, std::string_view digest, Content& content) {
+  const std::string_view name = item.name;
+  if (name == kFilesName || name.starts_with(kFilesPrefix)) {
     return name_error(item.name, fmt::format("the name {} is the container's own", kFilesName));
   }
   std::string why;
   const auto bytes = array_bytes(item.dtype, item.shape, why);
   if (!bytes) return name_error(item.name, why);
-  const auto stored = stored_shape(item.dtype, item.shape);
+  auto stored = stored_shape(item.dtype, item.shape);
   if (!stored || stored->size() > kMaxDims) {
     return name_error(item.name, fmt::format("HDF5 cannot hold {} of shape {}", reshard::to_string(item.dtype),
                                              to_string(item.shape)));
   }
-  Dataset dataset{item.dtype, *stored, *bytes, 0,
-                  encode_text_attribute(kDTypeName, std::string(reshard::to_string(item.dtype)))};
   if (item.digest_bytes > static_cast<Index>(kMaxShortText)) return name_error(item.name, "its digest is too long");
-  if (item.digest_bytes > 0) {
-    RESHARD_TRY(const std::string digest, digest_text(item, digests));
-    dataset.attributes += encode_text_attribute(kDigestName, digest);
-  }
-  return content.add(item.name, std::move(dataset));
+  return content.add(
+      {item.name, item.dtype, *std::move(stored), *bytes, true, static_cast<std::size_t>(item.digest_bytes), digest});
 }
 
-Expected<Content> check(const FileSpec& spec, const std::map<std::string, std::string>* digests) {
+Expected<Content> check(const FileSpec& spec, const std::vector<std::string>* digests) {
   Content content;
   content.attributes = spec.metadata;
   for (const auto& [name, text] : content.attributes) {
@@ -418,28 +460,43 @@ Expected<Content> check(const FileSpec& spec, const std::map<std::string, std::s
     }
   }
   content.attributes[kCompleteName] = std::to_string(spec.items.size());
-  for (const auto& item : spec.items) RESHARD_CHECK(add_item(item, digests, content));
+  content.datasets.reserve(spec.items.size() + spec.files.size());
+  for (std::size_t i = 0; i < spec.items.size(); ++i) {
+    const FileSpec::Item& item = spec.items[i];
+    const std::string_view digest = digests && i < digests->size() ? (*digests)[i] : std::string_view();
+    if (digests && static_cast<Index>(digest.size()) != item.digest_bytes) {
+      return name_error(item.name,
+                        fmt::format("a digest of {} bytes was promised, {} came", item.digest_bytes, digest.size()));
+    }
+    RESHARD_CHECK(add_item(item, digest, content));
+  }
+  content.file_names.reserve(spec.files.size());  // others point into it
   for (const auto& [name, text] : spec.files) {
     const auto bytes = static_cast<Index>(text.size());
     if (bytes > kMaxSideFileBytes)
       return name_error(name, fmt::format("{} bytes, at most {} are carried", bytes, kMaxSideFileBytes));
-    RESHARD_CHECK(content.add(fmt::format("{}/{}", kFilesName, name), {DType::u8, {bytes}, bytes, 0, ""}));
+    content.file_names.push_back(fmt::format("{}{}", kFilesPrefix, name));
+    RESHARD_CHECK(content.add({content.file_names.back(), DType::u8, {bytes}, bytes}));
   }
+  RESHARD_CHECK(sort_names(content.root, content.datasets));
   return content;
 }
 
 }  // namespace
 
-Expected<Archive> build_archive(const FileSpec& spec, const std::map<std::string, std::string>* digests) {
+Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index guess) {
   if (spec.items.size() > kMaxTensors) return usage_error(fmt::format("more than {} arrays in a file", kMaxTensors));
   RESHARD_TRY(const Content content, check(spec, digests));
-  const std::string sized = Encoder(content.datasets, 0).encode(content.root, content.attributes, 0);
-  const Index data_begin = round_up(static_cast<Index>(sized.size()), io::kPage);
+  const auto encode = [&](Index data_begin) {
+    return Encoder(content.datasets, data_begin).encode(content.root, content.attributes, content.data_bytes);
+  };
   Archive archive;
+  archive.metadata = encode(guess);
+  const Index data_begin = round_up(static_cast<Index>(archive.metadata.size()), io::kPage);
+  if (digests && data_begin != guess) archive.metadata = encode(data_begin);
   archive.size = data_begin + content.data_bytes;
-  if (digests)
-    archive.metadata = Encoder(content.datasets, data_begin).encode(content.root, content.attributes, archive.size);
   auto dataset = content.datasets.begin();
+  archive.offsets.reserve(spec.items.size());
   for (std::size_t i = 0; i < spec.items.size(); ++i, ++dataset) {
     archive.offsets.push_back(dataset->length > 0 ? data_begin + dataset->place : 0);
   }

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hdf5_format.h"
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
-
-static_assert(std::endian::native == std::endian::little, "numbers are copied as they lie in memory");
 
 namespace reshard::container::hdf5 {
 namespace {
@@ -55,22 +52,25 @@ std::string encode_complex64() {
   return type;
 }
 
-/// Four bytes, or what there is of them.
-std::uint32_t load(std::string_view bytes) {
-  std::uint32_t word = 0;
-  std::memcpy(&word, bytes.data(), std::min(bytes.size(), sizeof word));
+std::uint32_t load(const char* bytes) {
+  std::uint32_t word;
+  std::memcpy(&word, bytes, sizeof word);
   return word;
 }
 
 }  // namespace
 
 std::uint32_t checksum(std::string_view bytes) {
+  constexpr std::size_t kStep = 12;
   std::uint32_t a = 0xdeadbeef + static_cast<std::uint32_t>(bytes.size());
   std::uint32_t b = a, c = a;
-  for (; bytes.size() > 12; bytes.remove_prefix(12)) {
-    a += load(bytes);
-    b += load(bytes.substr(4));
-    c += load(bytes.substr(8));
+  if (bytes.empty()) return c;
+  const char* at = bytes.data();
+  std::size_t left = bytes.size();
+  for (; left > kStep; at += kStep, left -= kStep) {
+    a += load(at);
+    b += load(at + 4);
+    c += load(at + 8);
     a -= c, a ^= std::rotl(c, 4), c += b;
     b -= a, b ^= std::rotl(a, 6), a += c;
     c -= b, c ^= std::rotl(b, 8), b += a;
@@ -78,10 +78,11 @@ std::uint32_t checksum(std::string_view bytes) {
     b -= a, b ^= std::rotl(a, 19), a += c;
     c -= b, c ^= std::rotl(b, 4), b += a;
   }
-  if (bytes.empty()) return c;
-  a += load(bytes);
-  b += load(bytes.substr(std::min<std::size_t>(bytes.size(), 4)));
-  c += load(bytes.substr(std::min<std::size_t>(bytes.size(), 8)));
+  char last[kStep] = {};  // filled up with zeros
+  std::memcpy(last, at, left);
+  a += load(last);
+  b += load(last + 4);
+  c += load(last + 8);
   c ^= b, c -= std::rotl(b, 14);
   a ^= c, a -= std::rotl(c, 11);
   b ^= a, b -= std::rotl(a, 25);
@@ -90,12 +91,6 @@ std::uint32_t checksum(std::string_view bytes) {
   b ^= a, b -= std::rotl(a, 14);
   c ^= b, c -= std::rotl(b, 24);
   return c;
-}
-
-void append_number(std::string& bytes, std::uint64_t value, std::size_t num_bytes) {
-  char encoded[sizeof value];
-  std::memcpy(encoded, &value, sizeof value);
-  bytes.append(encoded, num_bytes);
 }
 
 void append_checksum(std::string& bytes, std::size_t begin) {

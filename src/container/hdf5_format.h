@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -64,7 +66,15 @@ constexpr std::size_t max_leaf_records(std::size_t node_bytes) {
 /// Bob Jenkins' lookup3 with seed 0: checksum of metadata, hash of link names.
 std::uint32_t checksum(std::string_view bytes);
 
-void append_number(std::string& bytes, std::uint64_t value, std::size_t num_bytes);
+static_assert(std::endian::native == std::endian::little, "numbers are copied as they lie in memory");
+
+/// Writes a number over what stands at `at`.
+inline void put_number(std::string& bytes, std::size_t at, std::uint64_t value, std::size_t num_bytes) {
+  std::memcpy(bytes.data() + at, &value, num_bytes);
+}
+inline void append_number(std::string& bytes, std::uint64_t value, std::size_t num_bytes) {
+  bytes.append(reinterpret_cast<const char*>(&value), num_bytes);
+}
 void append_checksum(std::string& bytes, std::size_t begin);  ///< of all from `begin` on
 
 /// The datatype message of a dataset's elements.

@@ -36,6 +36,7 @@ class Reader {
     if (!root) return failure("has no root group");
     RESHARD_CHECK(read_group(root, "", 0));
     RESHARD_CHECK(check_complete());
+    sort_by_extent(directory_);
     RESHARD_CHECK(check_extents());
     RESHARD_CHECK(read_side_files(library_file_.source, files_, directory_));
     return std::move(directory_);
@@ -164,12 +165,11 @@ class Reader {
   }
 
   Status read_dataset(const Handle& dataset, const std::string& name) {
-    const std::string files = std::string(kFilesName) + "/";
-    const bool is_file = name.starts_with(files);
+    const bool is_file = name.starts_with(kFilesPrefix);
     if (directory_.entries.size() == kMaxTensors || files_.size() == kMaxSideFiles) return failure("too many datasets");
     RESHARD_CHECK(check_storage(dataset, name));
     Entry entry;
-    entry.name = is_file ? name.substr(files.size()) : name;
+    entry.name = is_file ? name.substr(kFilesPrefix.size()) : name;
     RESHARD_TRY(entry.dtype, is_file ? Expected(DType::u8) : read_dtype(dataset, name));
     RESHARD_CHECK(check_type(dataset, name, entry.dtype));
     RESHARD_TRY(const Shape stored, read_shape(dataset, name));
@@ -186,10 +186,11 @@ class Reader {
       files_.push_back(std::move(entry));
       return {};
     }
+    std::optional<std::string> digest;
     if (H5Aexists(dataset.get(), kDigestName) > 0) {
-      RESHARD_TRY(auto digest, read_text(dataset.get(), kDigestName));
-      if (digest) directory_.item_digests[name] = *std::move(digest);
+      RESHARD_TRY(digest, read_text(dataset.get(), kDigestName));
     }
+    directory_.item_digests.push_back(std::move(digest).value_or(""));
     directory_.entries.push_back(std::move(entry));
     return {};
   }
@@ -270,14 +271,12 @@ class Reader {
   }
 
   Status check_extents() {
-    const auto before = [](const Entry& a, const Entry& b) {
-      return std::tie(a.offset, a.length, a.name) < std::tie(b.offset, b.length, b.name);
-    };
-    std::sort(directory_.entries.begin(), directory_.entries.end(), before);
     std::vector<const Entry*> all;
     for (const Entry& entry : directory_.entries) all.push_back(&entry);
     for (const Entry& entry : files_) all.push_back(&entry);
-    std::sort(all.begin(), all.end(), [&](const Entry* a, const Entry* b) { return before(*a, *b); });
+    std::sort(all.begin(), all.end(), [](const Entry* a, const Entry* b) {
+      return std::tie(a->offset, a->length, a->name) < std::tie(b->offset, b->length, b->name);
+    });
     for (std::size_t i = 1; i < all.size(); ++i) {
       if (all[i]->offset < all[i - 1]->offset + all[i - 1]->length) {
         return failure_at(all[i]->name, fmt::format("its data at byte {} overlaps that of {}", all[i]->offset,
@@ -326,7 +325,8 @@ std::string pack(const Expected<FileDirectory>& result) {
     put(packed, std::uint64_t{entry.shape.size()});
     for (const Index size : entry.shape) put(packed, static_cast<std::uint64_t>(size));
   }
-  for (const auto* texts : {&result->metadata, &result->files, &result->item_digests}) put(packed, *texts);
+  for (const std::string& digest : result->item_digests) put(packed, digest);
+  for (const auto* texts : {&result->metadata, &result->files}) put(packed, *texts);
   return packed;
 }
 
@@ -349,7 +349,8 @@ Expected<FileDirectory> unpack(std::string_view bytes, const std::string& path) 
       entry.shape.push_back(static_cast<Index>(packed.number(8)));
     }
   }
-  for (auto* texts : {&directory.metadata, &directory.files, &directory.item_digests}) {
+  for (std::size_t i = 0; i < directory.entries.size(); ++i) directory.item_digests.push_back(take_text(packed));
+  for (auto* texts : {&directory.metadata, &directory.files}) {
     for (std::uint64_t left = packed.number(8); left > 0 && !packed.ran_out(); --left) {
       std::string key = take_text(packed);
       (*texts)[std::move(key)] = take_text(packed);

@@ -58,14 +58,12 @@ std::vector<Index> unpack_numbers(Unpacker& unpacker) {
   return numbers;
 }
 
-void pack(std::uint32_t file, const Header& header, Packer& packer) {
-  packer.number(file);
+void pack(const Header& header, Packer& packer) {
   packer.number(header.fingerprint.size);
   packer.number(header.fingerprint.mtime_ns);
   packer.number(static_cast<Index>(header.fingerprint.inode));
   pack(header.directory.metadata, packer);
   pack(header.directory.files, packer);
-  pack(header.directory.item_digests, packer);
   packer.number(header.directory.big_endian ? 1 : 0);
   packer.number(static_cast<Index>(header.directory.checks.size()));
   for (const container::FileDirectory::Check& check : header.directory.checks) {
@@ -84,25 +82,22 @@ void pack(std::uint32_t file, const Header& header, Packer& packer) {
   }
 }
 
-// One file's part of a rank's message.
-void unpack(Unpacker& unpacker, Directory& directory, std::vector<std::vector<container::Entry>>& entries) {
-  const auto file = static_cast<std::size_t>(unpacker.number());
-  io::Fingerprint& fingerprint = directory.fingerprints[file];
-  fingerprint.size = unpacker.number();
-  fingerprint.mtime_ns = unpacker.number();
-  fingerprint.inode = static_cast<std::uint64_t>(unpacker.number());
-  directory.metadata[file] = unpack_texts(unpacker);
-  directory.inside.merge(unpack_texts(unpacker));
-  directory.item_digests.merge(unpack_texts(unpacker));
-  directory.big_endian[file] = unpacker.number() != 0;
-  directory.checks[file].resize(static_cast<std::size_t>(unpacker.number()));
-  for (container::FileDirectory::Check& check : directory.checks[file]) {
+Header unpack(Unpacker& unpacker) {
+  Header header;
+  header.fingerprint.size = unpacker.number();
+  header.fingerprint.mtime_ns = unpacker.number();
+  header.fingerprint.inode = static_cast<std::uint64_t>(unpacker.number());
+  header.directory.metadata = unpack_texts(unpacker);
+  header.directory.files = unpack_texts(unpacker);
+  header.directory.big_endian = unpacker.number() != 0;
+  header.directory.checks.resize(static_cast<std::size_t>(unpacker.number()));
+  for (container::FileDirectory::Check& check : header.directory.checks) {
     check.offset = unpacker.number();
     check.length = unpacker.number();
     check.crc = static_cast<std::uint32_t>(unpacker.number());
   }
-  entries[file].resize(static_cast<std::size_t>(unpacker.number()));
-  for (container::Entry& entry : entries[file]) {
+  header.directory.entries.resize(static_cast<std::size_t>(unpacker.number()));
+  for (container::Entry& entry : header.directory.entries) {
     entry.name = unpacker.text();
     entry.dtype = static_cast<DType>(unpacker.number());
     entry.shape = unpack_numbers(unpacker);
@@ -110,38 +105,47 @@ void unpack(Unpacker& unpacker, Directory& directory, std::vector<std::vector<co
     entry.length = unpacker.number();
     entry.strides = unpack_numbers(unpacker);
   }
+  return header;
 }
 
-// Headers of this rank's share, packed; of several broken files the first is told.
-Expected<std::string> read_share(const container::Container& container, const std::string& root,
-                                 const std::vector<std::string>& files, io::Follow follow, std::size_t first,
-                                 std::size_t step) {
-  std::vector<std::uint32_t> share;
-  for (std::size_t file = first; file < files.size(); file += step) share.push_back(static_cast<std::uint32_t>(file));
-  std::vector<Expected<std::string>> packed(share.size(), std::string());
+// Headers of this rank's share of the files; of several broken files the first is told.
+Status read_share(const container::Container& container, const std::string& root, const std::vector<std::string>& files,
+                  io::Follow follow, const std::vector<std::size_t>& share, std::vector<Header>& headers) {
+  std::vector<Status> read(share.size());
   std::atomic<std::size_t> next = 0;
   const auto work = [&] {
     for (std::size_t i = next++; i < share.size(); i = next++) {
-      const auto header = read_header(container, root, files[share[i]], follow);
-      if (!header) {
-        packed[i] = header.error();
-        continue;
+      auto header = read_header(container, root, files[share[i]], follow);
+      if (header) {
+        headers[share[i]] = *std::move(header);
+      } else {
+        read[i] = header.error();
       }
-      Packer packer;
-      pack(share[i], *header, packer);
-      packed[i] = packer.take();
     }
   };
   std::vector<std::thread> threads;
   for (std::size_t t = 1; t < std::min(kMaxThreads, share.size() / 4); ++t) threads.emplace_back(work);
   work();
   for (std::thread& thread : threads) thread.join();
-  std::string all;
-  for (Expected<std::string>& part : packed) {
-    if (!part) return std::move(part).error();
-    all += *part;
+  for (Status& status : read) RESHARD_CHECK(std::move(status));
+  return {};
+}
+
+// Gives every rank the headers of all shares.
+void exchange(comm::Comm& comm, const std::vector<std::size_t>& share, std::vector<Header>& headers) {
+  if (comm.size() == 1) return;
+  Packer packer;
+  for (const std::size_t file : share) {
+    packer.number(static_cast<Index>(file));
+    pack(headers[file], packer);
   }
-  return all;
+  for (const std::string& message : comm.all_gather(packer.take())) {
+    Unpacker unpacker(message);
+    while (!unpacker.done()) {
+      const auto file = static_cast<std::size_t>(unpacker.number());
+      headers[file] = unpack(unpacker);
+    }
+  }
 }
 
 }  // namespace
@@ -179,27 +183,29 @@ Expected<Directory> read_directory(const std::string& root, const std::vector<st
   const container::Container* reader = container::find(container);
   if (reader == nullptr) return usage_error("there is no container " + container);
   const int readers = std::min(comm.size(), kMaxReaders);
-  Expected<std::string> share = std::string();
+  std::vector<std::size_t> share;
   if (comm.rank() < readers) {
-    share = read_share(*reader, root, files, follow, static_cast<std::size_t>(comm.rank()),
-                       static_cast<std::size_t>(readers));
+    const auto step = static_cast<std::size_t>(readers);
+    for (auto file = static_cast<std::size_t>(comm.rank()); file < files.size(); file += step) share.push_back(file);
   }
-  RESHARD_CHECK(agree(comm, share ? Status() : Status(share.error())));
+  std::vector<Header> headers(files.size());
+  RESHARD_CHECK(agree(comm, read_share(*reader, root, files, follow, share, headers)));
+  exchange(comm, share, headers);
 
   Directory directory;
   directory.root = root;
   directory.files = files;
-  directory.fingerprints.resize(files.size());
-  directory.metadata.resize(files.size());
-  directory.checks.resize(files.size());
-  directory.big_endian.resize(files.size());
-  std::vector<std::vector<container::Entry>> entries(files.size());
-  for (const std::string& message : comm.all_gather(*share)) {
-    Unpacker unpacker(message);
-    while (!unpacker.done()) unpack(unpacker, directory, entries);
-  }
+  std::size_t num_entries = 0;
+  for (const Header& header : headers) num_entries += header.directory.entries.size();
+  directory.entries.reserve(num_entries);
   for (std::size_t file = 0; file < files.size(); ++file) {
-    for (container::Entry& entry : entries[file]) {
+    container::FileDirectory& header = headers[file].directory;
+    directory.fingerprints.push_back(headers[file].fingerprint);
+    directory.metadata.push_back(std::move(header.metadata));
+    directory.checks.push_back(std::move(header.checks));
+    directory.big_endian.push_back(header.big_endian);
+    directory.inside.merge(header.files);
+    for (container::Entry& entry : header.entries) {
       directory.entries.push_back({std::move(entry), static_cast<std::uint32_t>(file)});
     }
   }

@@ -195,6 +195,9 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
   if (target.format->one_file()) {
     RESHARD_CHECK(target.format->put_inside(input, target.sidecars, target.files.front()));
     target.sidecars.clear();
+    if (options.files_inside) {
+      for (auto& [name, text] : options.files_inside(*target.layout)) target.files.front().spec.files[name] = text;
+    }
   }
   RESHARD_CHECK(check_paths(target));
   RESHARD_CHECK(lay_out(*container, target));

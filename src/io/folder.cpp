@@ -37,12 +37,11 @@ struct Walk {
     std::error_code failed;
     for (fs::directory_iterator at(folder, failed), end; !failed && at != end; at.increment(failed)) {
       const std::string relative = prefix + at->path().filename().string();
-      std::error_code dangling;
-      const fs::file_status target = at->status(dangling);
-      if (dangling) continue;
-      if (fs::is_directory(target)) {
+      std::error_code dangling;  // such a link is neither
+      // The entry knows its own type as a rule: only links are looked up.
+      if (at->is_directory(dangling)) {
         RESHARD_CHECK(enter(at->path().string(), relative + "/"));
-      } else if (fs::is_regular_file(target)) {
+      } else if (at->is_regular_file(dangling)) {
         if (files.size() == kMaxFiles) return input_error(fmt::format("{}: more than {} files", folder, kMaxFiles));
         files.push_back(relative);
       }

@@ -2,17 +2,21 @@
 #include "reshard/job/journal.h"
 
 #include <fcntl.h>
+#include <fmt/compile.h>
 #include <fmt/format.h>
 #include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "reshard/io/settings.h"
@@ -44,26 +48,81 @@ std::optional<std::string> unframe(const std::string& line) {
 
 std::string header(const std::string& plan_hash) { return Json{{"journal", kVersion}, {"plan", plan_hash}}.dump(); }
 
+// JSON, but never a value for each number: a job has a line digest for every tensor and span.
 std::string to_text(const SpanRecord& record) {
-  Json lines = Json::array();
-  for (const auto& line : record.lines) lines.push_back({line.line, fmt::format("{:016x}", line.digest)});
-  Json json{{"file", record.file}, {"span", record.span}, {"lines", std::move(lines)}};
-  for (const auto& crc : record.crcs) json["crcs"].push_back({crc.extent, crc.length, crc.crc});
-  return json.dump();
+  std::string text = fmt::format(R"({{"file":{},"span":{},"lines":[)", record.file, record.span);
+  const char* between = "";
+  for (const auto& line : record.lines) {
+    text += fmt::format(FMT_COMPILE(R"({}[{},"{:016x}"])"), std::exchange(between, ","), line.line, line.digest);
+  }
+  text += ']';
+  between = R"(,"crcs":[)";
+  for (const auto& crc : record.crcs) {
+    text += fmt::format("{}[{},{},{}]", std::exchange(between, ","), crc.extent, crc.length, crc.crc);
+  }
+  return text + (record.crcs.empty() ? "}" : "]}");
 }
 
-// The text's CRC was right, so that its form is ours.
-SpanRecord parse_record(const std::string& text) {
-  const Json json = Json::parse(text);
-  SpanRecord record{json.at("file").get<std::uint32_t>(), json.at("span").get<std::uint32_t>(), {}, {}};
-  for (const Json& line : json.at("lines")) {
-    record.lines.push_back({line.at(0).get<Index>(), std::stoull(line.at(1).get<std::string>(), nullptr, 16)});
+/// Walks a text of known form; `good` until it has another.
+struct Walk {
+  std::string_view left;
+  bool good = true;
+
+  void skip(std::string_view expected) {
+    good = good && left.starts_with(expected);
+    if (good) left.remove_prefix(expected.size());
   }
-  if (json.contains("crcs")) {
-    for (const Json& crc : json.at("crcs")) {
-      record.crcs.push_back({crc.at(0).get<Index>(), crc.at(1).get<Index>(), crc.at(2).get<std::uint32_t>()});
+  template <class Number>
+  Number number(int base = 10) {
+    Number value = 0;
+    const auto [end, error] = std::from_chars(left.data(), left.data() + left.size(), value, base);
+    good = good && error == std::errc();
+    left.remove_prefix(static_cast<std::size_t>(end - left.data()));
+    return value;
+  }
+  /// A list of lists.
+  template <class Take>
+  void list(const Take& take) {
+    skip("[");
+    for (const char* between = ""; good && !left.starts_with(']');) {
+      skip(std::exchange(between, ","));
+      skip("[");
+      take();
+      skip("]");
     }
+    skip("]");
   }
+};
+
+/// What to_text was given. Nothing if it did not make this text.
+std::optional<SpanRecord> parse_record(const std::string& text) {
+  Walk walk{text};
+  SpanRecord record;
+  walk.skip(R"({"file":)");
+  record.file = walk.number<std::uint32_t>();
+  walk.skip(R"(,"span":)");
+  record.span = walk.number<std::uint32_t>();
+  walk.skip(R"(,"lines":)");
+  walk.list([&] {
+    SpanRecord::LineDigest& line = record.lines.emplace_back();
+    line.line = walk.number<Index>();
+    walk.skip(R"(,")");
+    line.digest = walk.number<std::uint64_t>(16);
+    walk.skip(R"(")");
+  });
+  if (walk.left.starts_with(',')) {
+    walk.skip(R"(,"crcs":)");
+    walk.list([&] {
+      SpanRecord::ExtentCrc& crc = record.crcs.emplace_back();
+      crc.extent = walk.number<Index>();
+      walk.skip(",");
+      crc.length = walk.number<Index>();
+      walk.skip(",");
+      crc.crc = walk.number<std::uint32_t>();
+    });
+  }
+  walk.skip("}");
+  if (!walk.good || !walk.left.empty()) return std::nullopt;
   return record;
 }
 
@@ -125,8 +184,11 @@ Expected<std::vector<SpanRecord>> Journal::read_all(const std::string& folder, c
       // A line without its end is torn even if all its bytes are there.
       const std::optional<std::string> text = file.eof() ? std::nullopt : unframe(line);
       if (!text || (first && *text != header(plan_hash))) break;
-      if (!first) records.push_back(parse_record(*text));
-      first = false;
+      if (!std::exchange(first, false)) {
+        std::optional<SpanRecord> record = parse_record(*text);
+        if (!record) break;
+        records.push_back(*std::move(record));
+      }
     }
   }
   return records;

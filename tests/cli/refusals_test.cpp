@@ -93,6 +93,14 @@ TEST_F(Refusals, SourceAndTargetInsideOneAnother) {
   EXPECT_SAYS(refuse("convert " + path("model") + " " + folder_.path() + " --to hf --overwrite", 2), "outside");
   EXPECT_SAYS(refuse("convert " + path("model") + " " + path("model") + " --to hf --overwrite", 2), "outside");
   EXPECT_TRUE(std::filesystem::exists(path("model/model.safetensors")));
+  // A link counts where it leads, be it the folder or a file.
+  std::filesystem::create_directory_symlink("model", path("alias"));
+  EXPECT_SAYS(refuse("convert " + path("alias") + " " + path("model/out") + " --to hf", 2), "outside");
+  std::filesystem::create_directory(path("linked"));
+  std::filesystem::copy(kModel + "/config.json", path("linked/config.json"));
+  std::filesystem::create_symlink("../model/model.safetensors", path("linked/model.safetensors"));
+  EXPECT_SAYS(refuse("convert " + path("linked") + " " + path("model") + " --to hf --overwrite --follow-symlinks", 2),
+              "outside");
 }
 
 TEST_F(Refusals, Sources) {

@@ -5,8 +5,10 @@
 #include <hdf5.h>
 
 #include <functional>
+#include <optional>
 
 #include "reshard/container/container.h"
+#include "src/container/hdf5_format.h"
 #include "tests/support/files.h"
 #include "tests/support/hdf5_files.h"
 
@@ -39,10 +41,12 @@ std::string verdict(const std::string& bytes) {
 
 std::string described(const FileDirectory& directory) {
   std::string text;
-  for (const Entry& e : directory.entries) {
-    text += fmt::format("{} {} {} {} {}\n", e.name, to_string(e.dtype), fmt::join(e.shape, ","), e.offset, e.length);
+  for (std::size_t i = 0; i < directory.entries.size(); ++i) {
+    const Entry& e = directory.entries[i];
+    text += fmt::format("{} {} {} {} {} {}\n", e.name, to_string(e.dtype), fmt::join(e.shape, ","), e.offset, e.length,
+                        directory.item_digests.at(i));
   }
-  for (const auto* texts : {&directory.metadata, &directory.files, &directory.item_digests}) {
+  for (const auto* texts : {&directory.metadata, &directory.files}) {
     for (const auto& [key, value] : *texts) text += fmt::format("{}={}\n", key, value);
   }
   return text;
@@ -58,8 +62,7 @@ FileSpec small_spec() {
 
 std::string archive(bool with_finish = true) {
   const test::TemporaryFolder folder;
-  test::write_archive(small_spec(), {{"a.weight", "rd1:0000"}, {"b.weight", "rd1:1111"}}, folder.path("a.h5"),
-                      with_finish);
+  test::write_archive(small_spec(), {"rd1:0000", "rd1:1111", ""}, folder.path("a.h5"), with_finish);
   return test::file_bytes(folder.path("a.h5"));
 }
 
@@ -247,6 +250,53 @@ TEST(HostileHdf5, C63_LoopsAndSecondNames) {
                         }
                       }),
               "groups nested deeper than 32");
+}
+
+/// A group in our form, behind `bytes`, whose links "x" and "y" both lead to `below`, or which has none. The address.
+std::uint64_t append_group(std::string& bytes, std::optional<std::uint64_t> below) {
+  using hdf5::append_number;
+  std::uint64_t heap = hdf5::kUndefined;
+  if (below) {
+    const std::uint64_t block = bytes.size();
+    bytes.append(hdf5::kDirectPrefixBytes, '\0');
+    for (const char name : {'x', 'y'}) {
+      append_number(bytes, hdf5::kLinkVersion, 1);
+      append_number(bytes, hdf5::kLinkFlags, 1);
+      append_number(bytes, hdf5::kUtf8, 1);
+      append_number(bytes, 1, 1);
+      bytes += name;
+      append_number(bytes, *below, 8);
+    }
+    bytes.resize(block + hdf5::kMinBlockBytes, '\0');
+    const std::uint64_t indirect = bytes.size();
+    bytes.append(hdf5::kHeapBlockPrefixBytes, '\0');
+    append_number(bytes, block, 8);
+    heap = bytes.size();
+    bytes.append(hdf5::kHeapHeaderBytes, '\0');
+    hdf5::put_number(bytes, heap + 54, hdf5::kMinBlockBytes, 8);   // allocated
+    hdf5::put_number(bytes, heap + 112, hdf5::kMinBlockBytes, 8);  // of a block
+    hdf5::put_number(bytes, heap + 132, indirect, 8);
+  }
+  const std::uint64_t header = bytes.size();
+  bytes += "OHDR\2\2";
+  append_number(bytes, hdf5::kMessagePrefixBytes + 18, 4);
+  append_number(bytes, hdf5::kLinkInfo, 1);
+  append_number(bytes, 18, 3);
+  append_number(bytes, 0, 2);
+  append_number(bytes, heap, 8);
+  append_number(bytes, hdf5::kUndefined, 8);
+  return header;
+}
+
+/// Two links to a group of two links to a group ...: billions of names, and not one array that would be counted.
+TEST(HostileHdf5, C63_GroupsThatDoubleAtEveryLevel) {
+  std::string bytes(hdf5::kSignature);
+  bytes.resize(hdf5::kSuperblockBytes, '\0');
+  std::uint64_t group = append_group(bytes, {});
+  for (int depth = 0; depth < 32; ++depth) group = append_group(bytes, group);
+  hdf5::put_number(bytes, 8, 2 | 8 << 8 | 8 << 16, 4);  // version, bytes of an offset and of a length
+  hdf5::put_number(bytes, 36, group, 8);
+  EXPECT_NE(verdict(bytes), "accepted");
 }
 
 TEST(HostileHdf5, C63_SideFilesThatLeadElsewhere) {

@@ -18,7 +18,7 @@ void must(const Status& status) {
 
 }  // namespace
 
-container::FileImage write_archive(const container::FileSpec& spec, const std::map<std::string, std::string>& digests,
+container::FileImage write_archive(const container::FileSpec& spec, const std::vector<std::string>& digests,
                                    const std::string& path, bool with_finish) {
   const container::Container& hdf5 = *container::find("hdf5");
   container::FileImage image = must(hdf5.lay_out(spec));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
 #include <string>
+#include <vector>
 
 #include "reshard/container/container.h"
 
@@ -15,7 +15,7 @@ inline char data_byte(std::size_t item, Index byte) {
 
 /// Lays an archive out, writes it as a job would (data and segments, then the finishing segments in order) and says how
 /// it lies. Throws on errors. With `with_finish` false the job dies in time.
-container::FileImage write_archive(const container::FileSpec& spec, const std::map<std::string, std::string>& digests,
+container::FileImage write_archive(const container::FileSpec& spec, const std::vector<std::string>& digests,
                                    const std::string& path, bool with_finish = true);
 
 }  // namespace reshard::test

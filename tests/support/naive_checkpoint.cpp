@@ -105,7 +105,7 @@ std::vector<std::string> line_values(const format::Checkpoint& checkpoint) {
 }
 
 void write_checkpoint(const format::Target& target, const std::vector<std::string>& lines, const std::string& path,
-                      const std::map<std::string, std::string>& item_digests) {
+                      const std::vector<std::string>& item_digests) {
   const layout::Layout& layout = *target.layout;
   std::vector<std::string> files;
   for (const container::FileImage& image : target.images) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -27,7 +26,7 @@ std::vector<std::string> line_values(const format::Checkpoint& checkpoint);
 /// Writes a target as a job would, one element at a time, from the lines of a checkpoint whose dtypes it keeps. Throws
 /// on errors.
 void write_checkpoint(const format::Target& target, const std::vector<std::string>& lines, const std::string& path,
-                      const std::map<std::string, std::string>& item_digests = {});
+                      const std::vector<std::string>& item_digests = {});
 
 /// describe_target, then write_checkpoint. Throws on errors.
 void convert_naively(const format::Checkpoint& source, const std::string& format, const format::TargetOptions& options,

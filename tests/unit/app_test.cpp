@@ -110,13 +110,30 @@ TEST(Selection, ExcludeWinsOverInclude) {
 TEST(Digests, AreToldInOneLine) {
   const DigestLine line{"attn.q[layer=3]", {4, 2}, DType::bf16, 0x12ab};
   EXPECT_EQ(to_string(line), "rd1:00000000000012ab  attn.q[layer=3]  [4,2]");
-  Digests a;
-  a.lines = {line, {"norm", {8}, DType::bf16, 1}};
-  Digests b = a;
-  std::swap(b.lines[0], b.lines[1]);
-  EXPECT_EQ(a.total(), b.total());
-  b.lines[0].digest = 2;
-  EXPECT_NE(a.total(), b.total());
+  const std::vector<DigestLine> a = {line, {"norm", {8}, DType::bf16, 1}};
+  std::vector<DigestLine> b = a;
+  std::swap(b[0], b[1]);
+  EXPECT_EQ(total_of(a, {}), total_of(b, {}));
+  EXPECT_NE(total_of(a, {}), total_of(a, {{"head", "embed"}}));
+  b[0].digest = 2;
+  EXPECT_NE(total_of(a, {}), total_of(b, {}));
+}
+
+TEST(Digests, AreATableInADocument) {
+  Digests digests;
+  digests.lines = {{"attn.q[layer=3]", {4, 2}, DType::bf16, 0x12ab}, {"na\"me \u00e9", {}, DType::f32, 1}};
+  digests.ties = {{"head", "embed"}};
+  digests.total = 7;
+  const nlohmann::ordered_json document = {{"a", {{"digests", to_json(digests)}}}};
+  EXPECT_EQ(
+      document_text(document),
+      "{\n  \"a\": {\n    \"digests\": {\n      \"total\": \"rd1:0000000000000007\",\n      \"ties\": "
+      "[\"head = embed\"],\n      \"vocabulary_padded\": false,\n      \"lines\": [\n        "
+      "{\"name\":\"attn.q[layer=3]\",\"shape\":[4,2],\"dtype\":\"BF16\",\"digest\":\"rd1:00000000000012ab\"},\n        "
+      "{\"name\":\"na\\\"me \u00e9\",\"shape\":[],\"dtype\":\"F32\",\"digest\":\"rd1:0000000000000001\"}\n      ]\n    "
+      "}\n  }\n}\n");
+  EXPECT_EQ(document_text(to_json(Digests{})),
+            "{\"total\":\"rd1:0000000000000000\",\"ties\":[],\"vocabulary_padded\":false,\"lines\":[]}\n");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "reshard/container/container.h"
@@ -33,10 +34,13 @@ FileSpec small_spec() {
   return spec;
 }
 
-std::map<std::string, std::string> digests_of(const FileSpec& spec, char fill) {
-  std::map<std::string, std::string> digests;
+/// Texts that differ from item to item.
+std::vector<std::string> digests_of(const FileSpec& spec, char fill) {
+  std::vector<std::string> digests;
   for (const auto& item : spec.items) {
-    if (item.digest_bytes > 0) digests[item.name] = std::string(static_cast<std::size_t>(item.digest_bytes), fill);
+    std::string digest = fmt::format("{}{}", digests.size(), fill);
+    digest.resize(static_cast<std::size_t>(item.digest_bytes), fill);
+    digests.push_back(std::move(digest));
   }
   return digests;
 }
@@ -56,8 +60,8 @@ TEST(Hdf5, ComesBackAsItWas) {
   ASSERT_TRUE(back) << back.error().message;
   EXPECT_EQ(back->metadata, spec.metadata);
   EXPECT_EQ(back->files, spec.files);
-  EXPECT_EQ(back->item_digests, digests_of(spec, 'd'));
   ASSERT_EQ(back->entries.size(), spec.items.size());
+  ASSERT_EQ(back->item_digests.size(), spec.items.size());
   for (std::size_t i = 0; i < spec.items.size(); ++i) {
     const auto entry = std::find_if(back->entries.begin(), back->entries.end(),
                                     [&](const Entry& e) { return e.name == spec.items[i].name; });
@@ -66,6 +70,7 @@ TEST(Hdf5, ComesBackAsItWas) {
     EXPECT_EQ(entry->shape, spec.items[i].shape);
     EXPECT_EQ(entry->offset, image.offsets[i]);
     EXPECT_EQ(entry->length, *num_elements(entry->shape) * bytes_of(entry->dtype));
+    EXPECT_EQ(back->item_digests[static_cast<std::size_t>(entry - back->entries.begin())], digests_of(spec, 'd')[i]);
   }
 }
 
@@ -136,9 +141,26 @@ TEST(Hdf5, NothingDependsOnTheDigests) {
     EXPECT_EQ((*a)[i].bytes.size(), (*b)[i].bytes.size());
   }
   auto digests = digests_of(spec, 'a');
-  digests["model.embed_tokens.weight"] += "longer";
+  digests[0] += "longer";
   EXPECT_FALSE(hdf5().finish(spec, *image, {digests, {}}));
   EXPECT_FALSE(hdf5().finish(spec, *image, {{}, {}}));
+}
+
+TEST(Hdf5, NothingDependsOnTheGuessOfWhereTheDataBegin) {
+  const FileSpec spec = small_spec();
+  const auto digests = digests_of(spec, 'd');
+  const auto image = hdf5().lay_out(spec);
+  ASSERT_TRUE(image);
+  const auto right = hdf5::build_archive(spec, &digests, image->offsets[0]);
+  ASSERT_TRUE(right) << right.error().message;
+  EXPECT_EQ(right->offsets, image->offsets);
+  for (const Index guess : {Index{0}, image->offsets[0] + 1, image->size, std::numeric_limits<Index>::max()}) {
+    const auto archive = hdf5::build_archive(spec, &digests, guess);
+    ASSERT_TRUE(archive);
+    EXPECT_EQ(archive->offsets, right->offsets) << guess;
+    EXPECT_EQ(archive->size, right->size) << guess;
+    EXPECT_TRUE(archive->metadata == right->metadata) << guess;
+  }
 }
 
 TEST(Hdf5, HoldsEveryDtype) {
@@ -234,10 +256,12 @@ TEST(Hdf5, RefusesWhatItCannotHold) {
 /// Everything that a directory says.
 std::string described(const FileDirectory& directory) {
   std::string text;
-  for (const Entry& e : directory.entries) {
-    text += fmt::format("{} {} {} {} {}\n", e.name, to_string(e.dtype), fmt::join(e.shape, ","), e.offset, e.length);
+  for (std::size_t i = 0; i < directory.entries.size(); ++i) {
+    const Entry& e = directory.entries[i];
+    text += fmt::format("{} {} {} {} {} {}\n", e.name, to_string(e.dtype), fmt::join(e.shape, ","), e.offset, e.length,
+                        directory.item_digests.at(i));
   }
-  for (const auto* texts : {&directory.metadata, &directory.files, &directory.item_digests}) {
+  for (const auto* texts : {&directory.metadata, &directory.files}) {
     for (const auto& [key, value] : *texts) text += fmt::format("{}={}\n", key, value);
   }
   return text;

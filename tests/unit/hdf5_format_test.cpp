@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -45,7 +46,7 @@ TEST(Hdf5Format, CarriesConfigSideFilesAndProvenance) {
   EXPECT_FALSE(std::filesystem::exists(folder.path("back/unrelated.txt")));
 }
 
-TEST(Hdf5Format, ReservesRoomForDigests) {
+TEST(Hdf5Format, ReservesRoomForDigestsAndFiles) {
   const Checkpoint source = open_fixture("hf/gpt2");
   TargetOptions options;
   std::set<Index> lines;
@@ -53,21 +54,28 @@ TEST(Hdf5Format, ReservesRoomForDigests) {
     for (const Index line : lines_of(layout, array)) EXPECT_TRUE(lines.insert(line).second);
     return Index{20} * static_cast<Index>(lines_of(layout, array).size());
   };
+  options.files_inside = [](const layout::Layout& layout) -> std::map<std::string, std::string> {
+    return {{"record.json", fmt::format("[{}]", layout.arrays().size())}};
+  };
   const auto target = describe_target(source, "hdf5", options, test::library());
   ASSERT_TRUE(target) << target.error().message;
   EXPECT_EQ(static_cast<Index>(lines.size()), source.canon->num_lines());
   for (const auto& item : target->files.front().spec.items)
     EXPECT_EQ(item.digest_bytes, item.name.find("c_attn") != std::string::npos ? 60 : 20);
 
-  std::map<std::string, std::string> digests;
+  std::vector<std::string> digests;
   for (const auto& item : target->files.front().spec.items) {
-    digests[item.name] = std::string(static_cast<std::size_t>(item.digest_bytes), 'd');
+    digests.emplace_back(static_cast<std::size_t>(item.digest_bytes), 'd');
   }
   const test::TemporaryFolder folder;
   test::write_checkpoint(*target, test::line_values(source), folder.path("model.h5"), digests);
-  const auto archive = test::open(folder.path());
-  ASSERT_TRUE(archive) << archive.error().message;
-  EXPECT_EQ(archive->probe.directory.item_digests, digests);
+  ASSERT_TRUE(test::open(folder.path()));
+  const auto file = io::open_source(folder.path("model.h5"), "", io::Follow::all, {});
+  ASSERT_TRUE(file);
+  const auto directory = container::find("hdf5")->read_directory(**file, "model.h5");
+  ASSERT_TRUE(directory) << directory.error().message;
+  EXPECT_EQ(directory->item_digests, digests);
+  EXPECT_EQ(directory->files.at("record.json"), fmt::format("[{}]", digests.size()));
 }
 
 TEST(Hdf5Format, RefusesForeignFiles) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reshard/job/journal.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <filesystem>
 #include <fstream>
@@ -19,8 +21,10 @@ std::string contents(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-const std::vector<SpanRecord> kRecords = {
-    {0, 0, {{3, 0xFFFFFFFFFFFFFFFFu}, {4, 7}}}, {0, 1, {}}, {70000, 65535, {{Index{1} << 40, 0x0123456789ABCDEFu}}}};
+const std::vector<SpanRecord> kRecords = {{0, 0, {{3, 0xFFFFFFFFFFFFFFFFu}, {4, 7}}},
+                                          {0, 1, {}},
+                                          {70000, 65535, {{Index{1} << 40, 0x0123456789ABCDEFu}}},
+                                          {1, 0, {{5, 1}}, {{2, 16, 0xFFFFFFFFu}, {Index{1} << 40, 0, 0}}}};
 
 TEST(Journal, ReturnsWhatWasAppended) {
   const test::TemporaryFolder folder;
@@ -29,13 +33,44 @@ TEST(Journal, ReturnsWhatWasAppended) {
   auto foreign = Journal::create(folder.path(), "rank-2", "plan b");
   ASSERT_TRUE(first && second && foreign);
   ASSERT_TRUE(first->append({kRecords[0]}));
-  ASSERT_TRUE(second->append({kRecords[1], kRecords[2]}));
+  ASSERT_TRUE(second->append({kRecords[1], kRecords[2], kRecords[3]}));
   ASSERT_TRUE(foreign->append({kRecords[0]}));
   ASSERT_TRUE(first->append({}));
   test::put_file(folder.path("owner"), "no journal");
   const auto all = Journal::read_all(folder.path(), "plan a");
   ASSERT_TRUE(all);
-  EXPECT_EQ(*all, (std::vector<SpanRecord>{kRecords[1], kRecords[2], kRecords[0]}));
+  EXPECT_EQ(*all, (std::vector<SpanRecord>{kRecords[1], kRecords[2], kRecords[3], kRecords[0]}));
+}
+
+// Journals outlive the program that wrote them: another version resumes what this one began.
+TEST(Journal, KeepsItsForm) {
+  const test::TemporaryFolder folder;
+  auto journal = Journal::create(folder.path(), "a", "plan");
+  ASSERT_TRUE(journal && journal->append(kRecords));
+  EXPECT_EQ(contents(folder.path("a.log")), R"(27 cfbbbb9b {"journal":1,"plan":"plan"}
+75 55585ac7 {"file":0,"span":0,"lines":[[3,"ffffffffffffffff"],[4,"0000000000000007"]]}
+30 80d179fa {"file":0,"span":1,"lines":[]}
+72 fc34d7b3 {"file":70000,"span":65535,"lines":[[1099511627776,"0123456789abcdef"]]}
+99 9fe1ed3e {"file":1,"span":0,"lines":[[5,"0000000000000001"]],"crcs":[[2,16,4294967295],[1099511627776,0,0]]}
+)");
+}
+
+TEST(Journal, StopsAtAFormThatIsNotItsOwn) {
+  const test::TemporaryFolder folder;
+  auto journal = Journal::create(folder.path(), "a", "plan");
+  ASSERT_TRUE(journal && journal->append({kRecords[0]}));
+  const std::string good = contents(folder.path("a.log"));
+  for (const std::string text :
+       {"", "{}", R"({"file":0,"span":0})", R"({"file":0,"span":0,"lines":[]}})", R"({"file":0,"span":0,"lines":[})",
+        R"({"file":-1,"span":0,"lines":[]})", R"({"file":0,"span":4294967296,"lines":[]})",
+        R"({"file":0,"span":0,"lines":[[1,"g"]]})", R"({"file":0,"span":0,"lines":[[1,"1"][2,"1"]]})",
+        R"({"file":0,"span":0,"lines":[],"crcs":[[1,2]]})", R"({"file":0,"span":0,"lines":[],"other":[]})"}) {
+    const auto crc = crc32_z(0, reinterpret_cast<const Bytef*>(text.data()), text.size());
+    test::put_file(folder.path("a.log"), good + fmt::format("{} {:08x} {}\n", text.size(), crc, text));
+    const auto read = Journal::read_all(folder.path(), "plan");
+    ASSERT_TRUE(read);
+    EXPECT_EQ(*read, std::vector<SpanRecord>{kRecords[0]}) << text;
+  }
 }
 
 TEST(Journal, DropsATornTailAtEveryByte) {

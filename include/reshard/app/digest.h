@@ -26,9 +26,11 @@ struct Digests {
   std::vector<DigestLine> lines;   ///< in canonical order
   std::vector<model::Tie> ties;    ///< printed as lines such as "head = embed"
   bool vocabulary_padded = false;  ///< the true vocabulary is unknown: its padding counts as values
-
-  std::uint64_t total() const;  ///< hash of the lines as printed
+  std::uint64_t total = 0;         ///< total_of the lines and ties, taken once
 };
+
+/// Hash of lines and ties as printed, whatever the order of the lines. Pure.
+std::uint64_t total_of(const std::vector<DigestLine>& lines, const std::vector<model::Tie>& ties);
 
 /// "rd1:00f1e2d3c4b5a697".
 std::string digest_text(std::uint64_t digest);

@@ -33,8 +33,8 @@ struct FileDirectory {
   /// safetensors __metadata__; HDF5 root attributes; what a torch pickle holds beside tensors: number, text and the
   /// like as JSON, by its keys joined with dots.
   std::map<std::string, std::string> metadata;
-  std::map<std::string, std::string> files;         ///< side files that travel inside (HDF5 /files/)
-  std::map<std::string, std::string> item_digests;  ///< the texts that finish() stored, by entry (HDF5)
+  std::map<std::string, std::string> files;  ///< side files that travel inside (HDF5 /files/)
+  std::vector<std::string> item_digests;     ///< the texts that finish() stored, of each entry (HDF5)
   /// Bytes whose CRC-32 the file states (storages of a torch file), by offset, disjoint.
   struct Check {
     Index offset, length;
@@ -88,8 +88,8 @@ struct FileImage {
 
 /// What finish() needs to know of the data.
 struct DataSums {
-  std::map<std::string, std::string> item_digests;  ///< text to store with an item, digest_bytes long, by its name
-  std::vector<std::uint32_t> crcs;                  ///< of image.checked
+  std::vector<std::string> item_digests;  ///< text to store with each item, digest_bytes long; none: for none
+  std::vector<std::uint32_t> crcs;        ///< of image.checked
 };
 
 /// A byte-level file type, as a directory of extents. Implementations hold no state.

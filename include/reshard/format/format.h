@@ -31,8 +31,7 @@ struct Directory {
   std::vector<std::map<std::string, std::string>> metadata;          ///< per file
   std::vector<std::vector<container::FileDirectory::Check>> checks;  ///< per file
   std::vector<bool> big_endian;                                      ///< per file
-  std::map<std::string, std::string> inside;        ///< side files that travel inside a one-file checkpoint
-  std::map<std::string, std::string> item_digests;  ///< texts stored with arrays, by entry (HDF5)
+  std::map<std::string, std::string> inside;  ///< side files that travel inside a one-file checkpoint
   struct Entry {
     container::Entry entry;
     std::uint32_t file;
@@ -94,6 +93,9 @@ struct TargetOptions {
   std::map<std::string, std::string> provenance;
   /// Length of the text (digests) that will be stored with an array, for containers that have room. Empty: none.
   std::function<Index(const layout::Layout& layout, std::uint32_t array)> digest_bytes;
+  /// Files that a one-file target holds besides its own, by name; what is written in the end may be other texts of
+  /// their lengths. Empty: none.
+  std::function<std::map<std::string, std::string>(const layout::Layout& layout)> files_inside;
 };
 
 /// How the target's table is to be instantiated.

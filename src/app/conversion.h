@@ -29,7 +29,7 @@ struct Conversion {
   std::vector<plan::Transfer> transfers() const;
   std::vector<plan::TargetFile> target_files() const;
   plan::Options plan_options(const Options& options, int ranks) const;
-  /// Lines of the target with the sums of a stream; none: zeros.
+  /// The fingerprint of the target with the sums of a stream.
   Digests digests(const std::vector<std::uint64_t>& sums) const;
   /// What the container stores with each item of a target file; empty texts for none.
   std::vector<std::string> item_digests(std::size_t file, const Digests& digests) const;

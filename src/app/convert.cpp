@@ -54,7 +54,7 @@ Expected<ConvertResult> convert(Context& context, const Options& options) {
   if (!conversion->writes()) {
     exec::NullSink sink;
     RESHARD_TRY(Streamed streamed, run_stream(context, *plan, {&conversion->checkpoint}, sink));
-    if (options.parts == 1) result.digests = conversion->digests(streamed.digests);
+    if (options.parts == 1 && comm.rank() == 0) result.digests = conversion->digests(streamed.digests);
     if (options.parts > 1) result.outcome = ConvertResult::Outcome::part;
     result.stream = std::move(streamed.report);
     result.seconds = seconds_since(begin);

@@ -40,20 +40,27 @@ std::uint64_t total_of(const std::vector<DigestLine>& lines, const std::vector<m
   return hasher.value();
 }
 
-Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
-                     const std::vector<std::uint64_t>& sums) {
+std::vector<DigestLine> digest_lines(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
+                                     const std::vector<std::uint64_t>& sums) {
   const layout::Canon& canon = *checkpoint.canon;
-  Digests digests;
-  digests.ties = checkpoint.ties;
-  const auto padded = checkpoint.probe.spec.facts.find("vocab_padded");
-  digests.vocabulary_padded =
-      padded != checkpoint.probe.spec.facts.end() && padded->is_boolean() && padded->get<bool>();
-  digests.lines.reserve(static_cast<std::size_t>(canon.num_lines()));
+  std::vector<DigestLine> lines;
+  lines.reserve(static_cast<std::size_t>(canon.num_lines()));
   for (Index n = 0; n < canon.num_lines(); ++n) {
     const auto at = static_cast<std::size_t>(n);
-    digests.lines.push_back({canon.line_name(n), canon.line_shape(canon.line(n).tensor),
-                             dtypes.empty() ? checkpoint.probe.spec.dtype : dtypes[at], sums.empty() ? 0 : sums[at]});
+    lines.push_back(
+        {canon.line_name(n), canon.line_shape(canon.line(n).tensor), dtypes[at], sums.empty() ? 0 : sums[at]});
   }
+  return lines;
+}
+
+bool is_vocabulary_padded(const format::Checkpoint& checkpoint) {
+  const auto padded = checkpoint.probe.spec.facts.find("vocab_padded");
+  return padded != checkpoint.probe.spec.facts.end() && padded->is_boolean() && padded->get<bool>();
+}
+
+Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
+                     const std::vector<std::uint64_t>& sums) {
+  Digests digests{digest_lines(checkpoint, dtypes, sums), checkpoint.ties, is_vocabulary_padded(checkpoint)};
   digests.total = total_of(digests.lines, digests.ties);
   return digests;
 }
@@ -65,7 +72,7 @@ Expected<DigestResult> digest(Context& context, const Options& options) {
   RESHARD_TRY(Streamed streamed, stream_canonical(context, checkpoint, dtypes, options));
   DigestResult result;
   result.source = options.src;
-  result.digests = make_digests(checkpoint, dtypes, streamed.digests);
+  if (context.comm.rank() == 0) result.digests = make_digests(checkpoint, dtypes, streamed.digests);
   result.stream = std::move(streamed.report);
   return result;
 }

@@ -10,13 +10,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+/// No list or object, nor the table that stands for a list.
+bool is_plain(const Json& value) { return !value.is_structured() && !value.is_binary(); }
+
 /// An object whose lists hold plain values counts as a line of a table.
 bool fits_a_line(const Json& value, bool in_object = false) {
-  if (value.is_binary()) return false;  // a table
-  if (!value.is_structured()) return true;
+  if (!value.is_structured()) return is_plain(value);
   if (in_object && !value.is_array()) return false;
   return std::all_of(value.begin(), value.end(), [&](const Json& member) {
-    return value.is_object() ? fits_a_line(member, true) : !member.is_structured();
+    return value.is_object() ? fits_a_line(member, true) : is_plain(member);
   });
 }
 
@@ -66,7 +68,7 @@ void append(const Json& value, std::size_t indent, std::string& out) {
       const auto end = std::find(at, table->end(), '\n');
       begin_line();
       out.append(at, end);
-      at = end + 1;
+      at = end == table->end() ? end : end + 1;
     }
   } else {
     for (const auto& [key, member] : value.items()) {

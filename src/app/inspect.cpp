@@ -44,7 +44,7 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   const format::Probe& probe = checkpoint.probe;
   context.tell_notes(probe.config_notes);
   tell_unmatched(context, options, checkpoint);
-  const Digests names = make_digests(checkpoint, {}, {});
+  const layout::Canon& canon = *checkpoint.canon;
 
   InspectResult result;
   result.path = options.src;
@@ -54,9 +54,9 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   result.dtype = probe.spec.dtype;
   result.hyper_parameters = probe.spec.fields;
   result.vocabulary = probe.spec.integer("vocab_size");
-  result.vocabulary_padded = names.vocabulary_padded;
-  result.ties = names.ties;
-  for (const DigestLine& line : names.lines) result.parameters += num_elements(line.shape).value_or(0);
+  result.vocabulary_padded = is_vocabulary_padded(checkpoint);
+  result.ties = checkpoint.ties;
+  for (Index n = 0; n < canon.num_lines(); ++n) result.parameters += canon.line_volume(canon.line(n).tensor);
   result.bytes = stored_bytes(probe.directory);
   result.num_files = std::ssize(probe.directory.files);
   result.num_arrays = std::ssize(probe.directory.entries);

@@ -277,7 +277,7 @@ Expected<std::optional<Digests>> Output::finish(Context& context, const Options&
   RESHARD_CHECK(comm::agree(comm, Status(status)));
   comm.broadcast(last, 0);
   if (last.empty()) return std::optional<Digests>();
-  if (comm.rank() != 0) digests = conversion_->digests({});
+  if (comm.rank() != 0) digests.emplace();
   return digests;
 }
 

@@ -43,7 +43,8 @@ class Output {
   Expected<Streamed> stream(Context& context, const plan::Plan& plan, Index total);
 
   /// This part is done. If it is the last: checks that every span is durable, writes what depends on the values of all
-  /// and what is no tensor, and commits. Nothing: other parts are still to come. Collective.
+  /// and what is no tensor, and commits. Nothing: other parts are still to come. The digests are on rank 0, elsewhere
+  /// they are empty. Collective.
   Expected<std::optional<Digests>> finish(Context& context, const Options& options, std::uint64_t plan_hash);
 
   /// Says in the part's record what ended it, and in the error that it can be resumed; gives up what cannot. True

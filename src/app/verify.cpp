@@ -36,12 +36,12 @@ struct Reference {
 };
 using References = std::map<std::string, Reference>;
 
-/// Compares the lines of `digests` with `references`; what is only in the latter is a problem if `all_expected`.
-void compare_lines(const Digests& digests, const References& references, bool all_expected, const std::string& whose,
-                   Check& check) {
+/// Compares lines of a checkpoint with `references`; what is only in the latter is a problem if `all_expected`.
+void compare_lines(const format::Checkpoint& checkpoint, const std::vector<DigestLine>& lines,
+                   const References& references, bool all_expected, const std::string& whose, Check& check) {
   References left = references;
   Index compared = 0;
-  for (const DigestLine& line : digests.lines) {
+  for (const DigestLine& line : lines) {
     auto found = left.find(line.name);
     if (found == left.end()) {
       add_problem(check, fmt::format("{}: not in {}", line.name, whose));
@@ -50,7 +50,7 @@ void compare_lines(const Digests& digests, const References& references, bool al
     ++compared;
     const Reference& reference = found->second;
     if (reference.shape != line.shape) {
-      const bool rows = digests.vocabulary_padded && reference.shape.size() == line.shape.size() &&
+      const bool rows = is_vocabulary_padded(checkpoint) && reference.shape.size() == line.shape.size() &&
                         !line.shape.empty() && reference.shape.front() < line.shape.front();
       add_problem(
           check,
@@ -149,19 +149,19 @@ Expected<Check> check_archives(Context& context, const format::Checkpoint& check
 }
 
 /// Gives tied tensors lines of their own: those of the tensors that take their places.
-void spell_out_ties(Digests& digests) {
+void spell_out_ties(const std::vector<model::Tie>& ties, std::vector<DigestLine>& lines) {
   std::vector<DigestLine> more;
-  for (const model::Tie& tie : digests.ties) {
-    for (const DigestLine& line : digests.lines) {
+  for (const model::Tie& tie : ties) {
+    for (const DigestLine& line : lines) {
       if (line.name != tie.same && !line.name.starts_with(tie.same + "[")) continue;
       more.push_back(line);
       more.back().name.replace(0, tie.same.size(), tie.tensor);
     }
   }
-  digests.lines.insert(digests.lines.end(), more.begin(), more.end());
+  lines.insert(lines.end(), more.begin(), more.end());
 }
 
-Expected<Check> check_record(Context& context, const format::Checkpoint& checkpoint, const Digests& digests,
+Expected<Check> check_record(Context& context, const format::Checkpoint& checkpoint, std::vector<DigestLine> lines,
                              bool whole) {
   Check check{"record", Check::Outcome::skipped, fmt::format("no {}", kRecordName), {}};
   RESHARD_TRY(const std::string text, read_record(context, checkpoint));
@@ -173,16 +173,15 @@ Expected<Check> check_record(Context& context, const format::Checkpoint& checkpo
   }
   check.outcome = Check::Outcome::passed;
   // The record may tell apart what equal bytes have tied since, or the other way round.
-  Digests spelled = digests;
-  const bool spelt_there = std::any_of(digests.ties.begin(), digests.ties.end(),
+  const bool spelt_there = std::any_of(checkpoint.ties.begin(), checkpoint.ties.end(),
                                        [&](const model::Tie& tie) { return references->contains(tie.tensor); });
-  if (spelt_there) spell_out_ties(spelled);
-  compare_lines(spelled, *references, whole, "the record of its making", check);
+  if (spelt_there) spell_out_ties(checkpoint.ties, lines);
+  compare_lines(checkpoint, lines, *references, whole, "the record of its making", check);
   return check;
 }
 
-/// Streams the other checkpoint, cast to the dtypes of the first, and compares.
-Expected<Check> check_source(Context& context, const Pair& pair, const Digests& digests,
+/// Streams the other checkpoint, cast to the dtypes of the first, whose lines are `lines`, and compares.
+Expected<Check> check_source(Context& context, const Pair& pair, std::vector<DigestLine> lines,
                              const std::vector<DType>& dtypes, const Options& options) {
   const layout::Canon &a = *pair.a.canon, &b = *pair.b.canon;
   std::map<std::string, DType> dtype_of;
@@ -195,19 +194,18 @@ Expected<Check> check_source(Context& context, const Pair& pair, const Digests& 
   }
   RESHARD_TRY(const Streamed streamed, stream_canonical(context, pair.b, wanted, options));
   const auto is_wanted = [&](const DigestLine& line) { return pair.lines.count(line.name) != 0; };
-  Digests chosen = digests;
-  Digests other = make_digests(pair.b, wanted, streamed.digests);
-  if (chosen.ties != other.ties) {
-    spell_out_ties(chosen);
-    spell_out_ties(other);
+  std::vector<DigestLine> other = digest_lines(pair.b, wanted, streamed.digests);
+  if (pair.a.ties != pair.b.ties) {
+    spell_out_ties(pair.a.ties, lines);
+    spell_out_ties(pair.b.ties, other);
   }
   References references;
-  for (const DigestLine& line : other.lines) {
+  for (const DigestLine& line : other) {
     if (is_wanted(line)) references[line.name] = {line.shape, digest_text(line.digest)};
   }
-  std::erase_if(chosen.lines, [&](const DigestLine& line) { return !is_wanted(line); });
+  std::erase_if(lines, [&](const DigestLine& line) { return !is_wanted(line); });
   Check check{"source", Check::Outcome::passed, "", {}};
-  compare_lines(chosen, references, true, options.against, check);
+  compare_lines(pair.a, lines, references, true, options.against, check);
   return check;
 }
 
@@ -222,7 +220,7 @@ Expected<Options> with_recorded_vocabulary(Context& context, const Options& give
   source.needs = [](const std::string&, const std::vector<std::string>&) { return false; };
   RESHARD_TRY(const format::Checkpoint checkpoint,
               format::open_checkpoint(options.src, source, context.library, context.comm));
-  if (!make_digests(checkpoint, {}, {}).vocabulary_padded) return options;
+  if (!is_vocabulary_padded(checkpoint)) return options;
   RESHARD_TRY(const std::string text, read_record(context, checkpoint));
   if (text.empty()) return options;
   const auto record = io::parse_strict_json(text, kRecordName);
@@ -273,12 +271,12 @@ Expected<VerifyResult> verify(Context& context, const Options& given) {
   const std::vector<DType> dtypes = line_dtypes(*checkpoint.layout);
   RESHARD_TRY(Streamed streamed, stream_canonical(context, checkpoint, dtypes, options));
   result.stream = std::move(streamed.report);
-  const Digests digests = make_digests(checkpoint, dtypes, streamed.digests);
+  std::vector<DigestLine> lines = digest_lines(checkpoint, dtypes, streamed.digests);
   const bool whole = options.include.empty() && options.exclude.empty();
-  RESHARD_TRY(Check record, check_record(context, checkpoint, digests, whole));
+  RESHARD_TRY(Check record, check_record(context, checkpoint, lines, whole));
   result.checks.push_back(std::move(record));
   if (pair) {
-    RESHARD_TRY(Check source, check_source(context, *pair, digests, dtypes, options));
+    RESHARD_TRY(Check source, check_source(context, *pair, std::move(lines), dtypes, options));
     result.checks.push_back(std::move(source));
   }
   return result;

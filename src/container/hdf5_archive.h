@@ -38,9 +38,10 @@ struct Archive {
   std::string metadata;        ///< from byte 0 on
 };
 
-/// `digests` are those of the items; without (nullptr) the metadata is good for its size alone. `guess` says where the
-/// data begin; a wrong one costs a second run. Errors (usage). Pure.
-Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index guess);
+/// `digests` are those of the items; without (nullptr) the metadata is good for its size alone. The result does not
+/// depend on `expected_begin`, where the data should begin; but if they begin elsewhere, all is encoded twice. Errors
+/// (usage). Pure.
+Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index expected_begin);
 
 /// Reads an archive of the very form that build_archive gives it. Nothing if it has another: then libhdf5 may know it.
 /// Errors (input): the source fails. Local, thread-safe.

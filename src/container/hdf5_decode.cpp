@@ -11,6 +11,7 @@ namespace {
 
 constexpr Index kWindowBytes = 1 * kMiB;
 constexpr std::size_t kMaxHeaderBytes = 64 * kMiB;
+constexpr std::size_t kMaxLongTextsBytes = 64 * kMiB;  // in sum; files that hold more are left to libhdf5
 
 struct Attribute {
   std::string_view name, type, value;
@@ -57,7 +58,8 @@ class Guess {
   bool make() {
     Cursor fields(bytes(0, kSuperblockBytes));
     fields.take(36);
-    return read_group(fields.number(8), "", 0);
+    const std::uint64_t root = fields.number(8);
+    return read_attributes(root) && read_group(root, "", 0);
   }
   const std::optional<Error>& error() const { return error_; }
 
@@ -70,6 +72,8 @@ class Guess {
     std::string name;  ///< with the groups above
     std::uint64_t header;
   };
+  /// Of all groups together, links to groups included; files that hold more are left to libhdf5.
+  static constexpr std::size_t kMaxLinksBytes = kMaxNamesBytes + kMaxTensors * sizeof(Link);
 
   /// Bytes of the file until the next call; empty if it has not got them. Reads ahead: structures lie one behind the
   /// other.
@@ -89,8 +93,8 @@ class Guess {
     return std::string_view(window_).substr(static_cast<std::size_t>(begin - window_begin_), length);
   }
 
-  /// The messages of an object, as bytes() gives them; empty if there are none. Objects lie in the order of the walk,
-  /// so that none is met twice, and no walk takes longer than the file is.
+  /// The messages of an object, as bytes() gives them; empty if there are none. Objects lie in the order of the walk:
+  /// none is met twice. For links read_heap sees to that.
   std::string_view read_header(std::uint64_t address) {
     if (address < behind_) return {};
     Cursor fields(bytes(address, kHeaderPrefixBytes));
@@ -104,23 +108,24 @@ class Guess {
   }
 
   bool read_group(std::uint64_t address, const std::string& prefix, int depth) {
-    const std::string messages(read_header(address));
+    const std::string_view messages = read_header(address);
     if (depth > kMaxGroupDepth || !is_group(messages)) return false;
+    const std::uint64_t end = address + kHeaderPrefixBytes + messages.size();
     Cursor info(messages);
     info.take(kMessagePrefixBytes + 2);
     const std::uint64_t heap = info.number(8);
     std::vector<Link> links;
-    if (heap != kUndefined && !read_heap(heap, prefix, links)) return false;
-    if (depth == 0 && !read_attributes(messages)) return false;
+    if (heap != kUndefined && !read_heap(heap, address, prefix, links)) return false;
     for (Link& link : links) {
-      // Groups come behind what they hold, so no walk runs in circles.
-      if (link.header >= address || !read_object(link.header, std::move(link.name), depth)) return false;
+      if (!read_object(link.header, std::move(link.name), depth)) return false;
     }
-    behind_ = address + kHeaderPrefixBytes + messages.size();
+    behind_ = end;
     return true;
   }
 
-  bool read_heap(std::uint64_t address, const std::string& prefix, std::vector<Link>& links) {
+  /// The links of the group at `group`. What was met before, what the group holds, the blocks of its links, the group:
+  /// in this order they lie in the file. So no walk runs in circles, and no two groups share a block.
+  bool read_heap(std::uint64_t address, std::uint64_t group, const std::string& prefix, std::vector<Link>& links) {
     Cursor fields(bytes(address, kHeapHeaderBytes));
     fields.take(54);
     const std::uint64_t allocated = fields.number(8);
@@ -132,12 +137,15 @@ class Guess {
       return false;
     const std::string addresses(bytes(indirect + kHeapBlockPrefixBytes, allocated / block_bytes * 8));
     Cursor next(addresses);
-    std::uint64_t behind = 0;  // of the last block
+    std::uint64_t first = kUndefined;  // block
+    std::uint64_t behind = behind_;    // what was read last
     while (!next.is_at_end()) {
       const std::uint64_t block = next.number(8);
+      if (block < behind) return false;
       Cursor objects(bytes(block, block_bytes));
       objects.take(kDirectPrefixBytes);
-      if (objects.ran_out() || block < behind) return false;
+      if (objects.ran_out()) return false;
+      first = std::min(first, block);
       behind = block + block_bytes;
       while (objects.number(1) == kLinkVersion) {
         const std::uint64_t flags = objects.number(1);
@@ -145,12 +153,13 @@ class Guess {
         const std::uint64_t length = objects.number((flags & 1) + 1);
         std::string name = prefix;
         name += objects.take(length);
-        name_bytes_ += name.size();
-        if (name_bytes_ > kMaxNamesBytes) return false;
-        links.push_back({std::move(name), objects.number(8)});
+        const std::uint64_t header = objects.number(8);
+        links_bytes_ += sizeof(Link) + name.size();
+        if (header >= first || links_bytes_ > kMaxLinksBytes) return false;
+        links.push_back({std::move(name), header});
       }
     }
-    return !links.empty();
+    return !links.empty() && behind <= group;
   }
 
   bool read_object(std::uint64_t address, std::string name, int depth) {
@@ -188,11 +197,9 @@ class Guess {
   static void read_message(std::uint8_t type, std::string_view body, Entry& entry) {
     Cursor fields(body);
     if (type == kDataspace) {
-      fields.take(1);
-      const std::uint64_t rank = fields.number(1);
-      fields.take(2);
-      entry.shape.reserve(rank);
-      for (std::uint64_t i = 0; i < rank; ++i) entry.shape.push_back(static_cast<Index>(fields.number(8)));
+      fields.take(4);
+      entry.shape.clear();  // the last message counts
+      while (!fields.is_at_end()) entry.shape.push_back(static_cast<Index>(fields.number(8)));
     } else if (type == kLayout) {
       fields.take(2);
       entry.offset = static_cast<Index>(fields.number(8));
@@ -200,30 +207,33 @@ class Guess {
     }
   }
 
-  bool read_attributes(std::string_view messages) {
+  bool read_attributes(std::uint64_t address) {
+    const std::string messages(read_header(address));  // long texts are read meanwhile
     const std::string long_text = encode_long_text_type();
-    return visit_messages(messages, [&](std::uint8_t type, std::string_view body) {
+    const bool is_whole = visit_messages(messages, [&](std::uint8_t type, std::string_view body) {
       if (type != kAttribute) return;
       const Attribute attribute = parse_attribute(body);
       attributes[std::string(attribute.name)] =
           attribute.type == long_text ? read_long_text(attribute.value) : text_of(attribute.value);
     });
+    return is_whole && long_texts_bytes_ <= kMaxLongTextsBytes;
   }
 
+  /// Any number of attributes may refer to the same bytes.
   std::string_view read_long_text(std::string_view reference) {
     constexpr std::size_t kTextBegin = 32;
     Cursor fields(reference);
     const std::uint64_t length = fields.number(4);
     const std::uint64_t heap = fields.number(8);
-    if (length > static_cast<std::uint64_t>(kMaxAttributeBytes)) return {};
-    return bytes(heap + kTextBegin, length);
+    long_texts_bytes_ += length;
+    return long_texts_bytes_ > kMaxLongTextsBytes ? std::string_view() : bytes(heap + kTextBegin, length);
   }
 
   io::Source& source_;
   std::string window_;
   Index window_begin_ = 0;
   std::uint64_t behind_ = 0;  ///< of the last object
-  std::size_t name_bytes_ = 0;
+  std::size_t links_bytes_ = 0, long_texts_bytes_ = 0;
   std::optional<Error> error_;
 };
 

@@ -19,7 +19,8 @@ constexpr Index kSmallAlignment = 8;
 constexpr Index kMaxDataBytes = std::numeric_limits<Index>::max() / 2;
 constexpr std::size_t kMaxPartBytes = kMaxHeapObjectBytes - 16;
 
-/// A dataset to be: an item, or a side file. Texts are the spec's own.
+/// A dataset to be: an item, or a side file. Names and digests of items are the caller's, names of side files those in
+/// Content::file_names.
 struct Dataset {
   std::string_view name;
   DType dtype = DType::u8;
@@ -407,8 +408,12 @@ class Encoder {
   std::string out_;
 };
 
-/// What a FileSpec says, checked: datasets in the order of their data, and their names.
+/// What a FileSpec says, checked: datasets in the order of their data, and their names. May be moved but not copied:
+/// the names of side files are views of its own.
 struct Content {
+  Content() = default;
+  Content(Content&&) = default;
+
   std::vector<Dataset> datasets;
   std::vector<std::string> file_names;
   Group root;
@@ -484,16 +489,16 @@ Expected<Content> check(const FileSpec& spec, const std::vector<std::string>* di
 
 }  // namespace
 
-Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index guess) {
+Expected<Archive> build_archive(const FileSpec& spec, const std::vector<std::string>* digests, Index expected_begin) {
   if (spec.items.size() > kMaxTensors) return usage_error(fmt::format("more than {} arrays in a file", kMaxTensors));
   RESHARD_TRY(const Content content, check(spec, digests));
   const auto encode = [&](Index data_begin) {
     return Encoder(content.datasets, data_begin).encode(content.root, content.attributes, content.data_bytes);
   };
   Archive archive;
-  archive.metadata = encode(guess);
+  archive.metadata = encode(expected_begin);
   const Index data_begin = round_up(static_cast<Index>(archive.metadata.size()), io::kPage);
-  if (digests && data_begin != guess) archive.metadata = encode(data_begin);
+  if (digests && data_begin != expected_begin) archive.metadata = encode(data_begin);
   archive.size = data_begin + content.data_bytes;
   auto dataset = content.datasets.begin();
   archive.offsets.reserve(spec.items.size());

@@ -94,7 +94,7 @@ struct Walk {
   }
 };
 
-/// What to_text was given. Nothing if it did not make this text.
+/// What to_text was given. Nothing if it did not make this very text.
 std::optional<SpanRecord> parse_record(const std::string& text) {
   Walk walk{text};
   SpanRecord record;
@@ -122,7 +122,7 @@ std::optional<SpanRecord> parse_record(const std::string& text) {
     });
   }
   walk.skip("}");
-  if (!walk.good || !walk.left.empty()) return std::nullopt;
+  if (!walk.good || to_text(record) != text) return std::nullopt;
   return record;
 }
 

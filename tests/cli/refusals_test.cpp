@@ -101,6 +101,17 @@ TEST_F(Refusals, SourceAndTargetInsideOneAnother) {
   std::filesystem::create_symlink("../model/model.safetensors", path("linked/model.safetensors"));
   EXPECT_SAYS(refuse("convert " + path("linked") + " " + path("model") + " --to hf --overwrite --follow-symlinks", 2),
               "outside");
+  // So does each folder of a source of many.
+  std::filesystem::copy(source_dir() + "/tests/interop/nanotron/llama-gqa-tp2-pp2", path("nanotron"),
+                        std::filesystem::copy_options::recursive);
+  std::filesystem::create_directory(path("store"));
+  std::filesystem::rename(path("nanotron/model/model/decoder/2"), path("store/2"));
+  std::filesystem::create_directory_symlink("../../../../store/2", path("nanotron/model/model/decoder/2"));
+  const std::string convert = "convert " + path("nanotron") + " --to hf --follow-symlinks ";
+  const ProgramRun apart = run_program(program(), convert + "null:");
+  EXPECT_EQ(apart.status, 0) << apart.err;
+  EXPECT_SAYS(refuse(convert + path("store") + " --overwrite", 2), "outside");
+  EXPECT_TRUE(std::filesystem::exists(path("store/2")));
 }
 
 TEST_F(Refusals, Sources) {

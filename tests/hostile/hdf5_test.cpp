@@ -5,9 +5,12 @@
 #include <hdf5.h>
 
 #include <functional>
-#include <optional>
+#include <vector>
 
 #include "reshard/container/container.h"
+#include "src/app/process.h"
+#include "src/container/child.h"
+#include "src/container/hdf5_archive.h"
 #include "src/container/hdf5_format.h"
 #include "tests/support/files.h"
 #include "tests/support/hdf5_files.h"
@@ -252,51 +255,226 @@ TEST(HostileHdf5, C63_LoopsAndSecondNames) {
               "groups nested deeper than 32");
 }
 
-/// A group in our form, behind `bytes`, whose links "x" and "y" both lead to `below`, or which has none. The address.
-std::uint64_t append_group(std::string& bytes, std::optional<std::uint64_t> below) {
-  using hdf5::append_number;
+// Files in our form, but for their checksums, which the decoder does not look at. Structures are put behind what there
+// is of a file; their addresses come back.
+
+using hdf5::append_number;
+
+/// The blocks of our largest heaps, and how many links without a name fit into one.
+constexpr std::size_t kBlockBytes = hdf5::kMaxBlockBytes;
+constexpr std::size_t kLinkBytes = 13;
+constexpr std::size_t kLinksOfABlock = (kBlockBytes - hdf5::kDirectPrefixBytes) / kLinkBytes;
+
+struct Link {
+  std::string name;
+  std::uint64_t header;  ///< where it leads
+};
+
+void append_message(std::string& messages, hdf5::Message type, std::string_view body) {
+  append_number(messages, type, 1);
+  append_number(messages, body.size(), 3);  // and no flags
+  messages += body;
+}
+
+std::uint64_t append_header(std::string& bytes, std::string_view messages) {
+  const std::uint64_t address = bytes.size();
+  bytes += "OHDR\2\2";
+  append_number(bytes, messages.size(), 4);
+  bytes += messages;
+  return address;
+}
+
+std::uint64_t append_block(std::string& bytes, const std::vector<Link>& links) {
+  const std::uint64_t address = bytes.size();
+  bytes.append(hdf5::kDirectPrefixBytes, '\0');
+  for (const Link& link : links) {
+    append_number(bytes, hdf5::kLinkVersion, 1);
+    append_number(bytes, hdf5::kLinkFlags | 1, 1);  // two bytes of length
+    append_number(bytes, hdf5::kUtf8, 1);
+    append_number(bytes, link.name.size(), 2);
+    bytes += link.name;
+    append_number(bytes, link.header, 8);
+  }
+  EXPECT_LE(bytes.size(), address + kBlockBytes);
+  bytes.resize(address + kBlockBytes, '\0');
+  return address;
+}
+
+/// A group whose links lie in `blocks`; its header holds `messages` too.
+std::uint64_t append_group(std::string& bytes, const std::vector<std::uint64_t>& blocks,
+                           std::string_view messages = {}) {
   std::uint64_t heap = hdf5::kUndefined;
-  if (below) {
-    const std::uint64_t block = bytes.size();
-    bytes.append(hdf5::kDirectPrefixBytes, '\0');
-    for (const char name : {'x', 'y'}) {
-      append_number(bytes, hdf5::kLinkVersion, 1);
-      append_number(bytes, hdf5::kLinkFlags, 1);
-      append_number(bytes, hdf5::kUtf8, 1);
-      append_number(bytes, 1, 1);
-      bytes += name;
-      append_number(bytes, *below, 8);
-    }
-    bytes.resize(block + hdf5::kMinBlockBytes, '\0');
+  if (!blocks.empty()) {
     const std::uint64_t indirect = bytes.size();
     bytes.append(hdf5::kHeapBlockPrefixBytes, '\0');
-    append_number(bytes, block, 8);
+    for (const std::uint64_t block : blocks) append_number(bytes, block, 8);
     heap = bytes.size();
     bytes.append(hdf5::kHeapHeaderBytes, '\0');
-    hdf5::put_number(bytes, heap + 54, hdf5::kMinBlockBytes, 8);   // allocated
-    hdf5::put_number(bytes, heap + 112, hdf5::kMinBlockBytes, 8);  // of a block
+    hdf5::put_number(bytes, heap + 54, blocks.size() * kBlockBytes, 8);  // allocated
+    hdf5::put_number(bytes, heap + 112, kBlockBytes, 8);
     hdf5::put_number(bytes, heap + 132, indirect, 8);
   }
-  const std::uint64_t header = bytes.size();
-  bytes += "OHDR\2\2";
-  append_number(bytes, hdf5::kMessagePrefixBytes + 18, 4);
-  append_number(bytes, hdf5::kLinkInfo, 1);
-  append_number(bytes, 18, 3);
-  append_number(bytes, 0, 2);
-  append_number(bytes, heap, 8);
-  append_number(bytes, hdf5::kUndefined, 8);
-  return header;
+  std::string info;
+  append_number(info, 0, 2);
+  append_number(info, heap, 8);
+  append_number(info, hdf5::kUndefined, 8);
+  std::string all;
+  append_message(all, hdf5::kLinkInfo, info);
+  all += messages;
+  return append_header(bytes, all);
+}
+
+/// A file without its superblock, which put_superblock gives it.
+std::string begin_file() { return std::string(hdf5::kSuperblockBytes, '\0'); }
+
+void put_superblock(std::string& bytes, std::uint64_t root) {
+  bytes.replace(0, hdf5::kSignature.size(), hdf5::kSignature);
+  hdf5::put_number(bytes, 8, 2 | 8 << 8 | 8 << 16, 4);  // version, bytes of an offset and of a length
+  hdf5::put_number(bytes, 36, root, 8);
 }
 
 /// Two links to a group of two links to a group ...: billions of names, and not one array that would be counted.
 TEST(HostileHdf5, C63_GroupsThatDoubleAtEveryLevel) {
-  std::string bytes(hdf5::kSignature);
-  bytes.resize(hdf5::kSuperblockBytes, '\0');
+  std::string bytes = begin_file();
   std::uint64_t group = append_group(bytes, {});
-  for (int depth = 0; depth < 32; ++depth) group = append_group(bytes, group);
-  hdf5::put_number(bytes, 8, 2 | 8 << 8 | 8 << 16, 4);  // version, bytes of an offset and of a length
-  hdf5::put_number(bytes, 36, group, 8);
+  for (int depth = 0; depth < 32; ++depth) {
+    const std::uint64_t block = append_block(bytes, {{"x", group}, {"y", group}});
+    group = append_group(bytes, {block});
+  }
+  put_superblock(bytes, group);
   EXPECT_NE(verdict(bytes), "accepted");
+}
+
+/// How much memory it takes to see that a file is not in our form. In a process of its own, which has bounds.
+Index bytes_to_refuse(const std::string& file) {
+  test::MemorySource source(file);
+  const auto answer = run_in_child([&]() -> std::string {
+    const Index before = app::peak_rss_bytes();
+    const auto ours = hdf5::decode_archive(source);
+    if (before == 0 || !ours || ours->has_value()) return "";
+    return std::to_string(app::peak_rss_bytes() - before);
+  });
+  EXPECT_TRUE(answer) << answer.error().message;
+  EXPECT_TRUE(answer && !answer->empty());
+  return answer && !answer->empty() ? std::stoll(*answer) : -1;
+}
+
+/// 400 attributes with one text of 1 MiB.
+TEST(HostileHdf5, C63_AttributesThatShareALongText) {
+  std::string bytes = begin_file();
+  const std::uint64_t heap = bytes.size();
+  bytes.append(32 + kMiB, 't');
+  std::string messages;
+  for (int i = 0; i < 400; ++i) {
+    const std::string name = std::to_string(i);
+    const std::string type = hdf5::encode_long_text_type();
+    std::string attribute("\3\0", 2);
+    append_number(attribute, name.size() + 1, 2);
+    append_number(attribute, type.size(), 2);
+    append_number(attribute, 4, 2);  // bytes of the dataspace
+    append_number(attribute, hdf5::kUtf8, 1);
+    attribute += name + '\0' + type;
+    append_number(attribute, 2, 4);
+    append_number(attribute, kMiB, 4);
+    append_number(attribute, heap, 8);
+    append_number(attribute, 1, 4);
+    append_message(messages, hdf5::kAttribute, attribute);
+  }
+  const std::uint64_t block = append_block(bytes, {{"nothing", 0}});
+  put_superblock(bytes, append_group(bytes, {block}, messages));
+  EXPECT_LT(bytes_to_refuse(bytes), 200 * kMiB);
+}
+
+/// 100,000 dataspaces of 255 dimensions, all of them behind the end of the message.
+TEST(HostileHdf5, C63_DimensionsThatAreNotThere) {
+  std::string bytes = begin_file();
+  std::string messages;
+  for (int i = 0; i < 100'000; ++i) append_message(messages, hdf5::kDataspace, "\2\xff");
+  const std::uint64_t dataset = append_header(bytes, messages);
+  const std::uint64_t block = append_block(bytes, {{"x", dataset}});
+  put_superblock(bytes, append_group(bytes, {block}));
+  EXPECT_LT(bytes_to_refuse(bytes), 64 * kMiB);
+}
+
+/// A heap that lists its only block 1000 times: five million links.
+TEST(HostileHdf5, C63_ABlockThatIsListedAgainAndAgain) {
+  std::string bytes = begin_file();
+  const std::uint64_t block = append_block(bytes, std::vector<Link>(kLinksOfABlock, {"", 0}));
+  put_superblock(bytes, append_group(bytes, std::vector<std::uint64_t>(1000, block)));
+  EXPECT_LT(bytes_to_refuse(bytes), 64 * kMiB);
+}
+
+/// 33 groups inside one another, all with the links of the same 4 MiB: ten million.
+TEST(HostileHdf5, C63_GroupsThatShareTheirLinks) {
+  std::string bytes = begin_file();
+  constexpr std::size_t kGroups = 33, kShared = 64;
+  const std::uint64_t shared = bytes.size() + 2 * kGroups * kBlockBytes;  // behind the groups
+  std::uint64_t group = 0;
+  for (std::size_t i = 0; i < kGroups; ++i) {
+    std::vector<std::uint64_t> blocks{append_block(bytes, {{"x", group}})};
+    for (std::size_t k = 0; k < kShared; ++k) blocks.push_back(shared + k * kBlockBytes);
+    group = append_group(bytes, blocks);
+  }
+  ASSERT_LE(bytes.size(), shared);
+  bytes.resize(shared, '\0');
+  for (std::size_t k = 0; k < kShared; ++k) append_block(bytes, std::vector<Link>(kLinksOfABlock, {"", 0}));
+  put_superblock(bytes, group);
+  EXPECT_LT(bytes_to_refuse(bytes), 100 * kMiB);
+}
+
+/// A group whose first link leads to itself; the others take 4 MiB.
+TEST(HostileHdf5, C63_AGroupInsideItself) {
+  constexpr std::size_t kHeaderOfALink = 6;  // behind a name of one byte
+  std::string bytes = begin_file();
+  std::vector<std::uint64_t> blocks{append_block(bytes, {{"x", 0}})};
+  for (int i = 0; i < 64; ++i) blocks.push_back(append_block(bytes, std::vector<Link>(kLinksOfABlock, {"", 0})));
+  const std::uint64_t root = append_group(bytes, blocks);
+  hdf5::put_number(bytes, blocks.front() + hdf5::kDirectPrefixBytes + kHeaderOfALink, root, 8);
+  put_superblock(bytes, root);
+  EXPECT_LT(bytes_to_refuse(bytes), 100 * kMiB);
+}
+
+/// Tells whether a byte is read.
+class WatchedSource : public test::MemorySource {
+ public:
+  WatchedSource(std::string bytes, std::uint64_t byte)
+      : MemorySource(std::move(bytes)), byte_(static_cast<Index>(byte)) {}
+  Status read_at(std::span<std::byte> into, Index offset) override {
+    is_read_ = is_read_ || (offset <= byte_ && byte_ - offset < static_cast<Index>(into.size()));
+    return MemorySource::read_at(into, offset);
+  }
+  bool is_read() const { return is_read_; }
+
+ private:
+  Index byte_;
+  bool is_read_ = false;
+};
+
+/// Groups, one after the other, below a name of 4000 bytes that each of their links repeats: 20 MB of names in each.
+bool are_names_read_to_the_end(int num_groups) {
+  std::string bytes = begin_file();
+  std::vector<Link> groups;
+  std::uint64_t last = 0;
+  for (int i = 0; i < num_groups; ++i) {
+    std::vector<Link> links;
+    for (std::size_t k = 0; k < kLinksOfABlock; ++k) links.push_back({"", append_group(bytes, {})});
+    last = links.back().header;
+    const std::uint64_t block = append_block(bytes, links);
+    groups.push_back({std::to_string(i), append_group(bytes, {block})});
+  }
+  const std::uint64_t block = append_block(bytes, groups);
+  const std::uint64_t below = append_group(bytes, {block});
+  const std::uint64_t top = append_block(bytes, {{std::string(4000, 'n'), below}});
+  put_superblock(bytes, append_group(bytes, {top}));
+  WatchedSource source(std::move(bytes), last);
+  const auto ours = hdf5::decode_archive(source);
+  EXPECT_TRUE(ours && !ours->has_value());
+  return source.is_read();
+}
+
+TEST(HostileHdf5, C63_NamesOfGigabytes) {
+  EXPECT_TRUE(are_names_read_to_the_end(20));
+  EXPECT_FALSE(are_names_read_to_the_end(60));
 }
 
 TEST(HostileHdf5, C63_SideFilesThatLeadElsewhere) {

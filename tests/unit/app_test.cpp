@@ -96,6 +96,18 @@ TEST(Document, WritesValuesAsTheLibraryDoes) {
   EXPECT_EQ(Json::parse(document_text(table)), table);
 }
 
+TEST(Document, TablesMayLieAnywhere) {
+  using Json = nlohmann::ordered_json;
+  const Json table = make_table("{\"a\":1}\n[2,3]\n");
+  EXPECT_EQ(document_text(table), "[\n  {\"a\":1},\n  [2,3]\n]\n");
+  EXPECT_EQ(document_text({{"t", table}, {"n", 4}}), "{\n  \"t\": [\n    {\"a\":1},\n    [2,3]\n  ],\n  \"n\": 4\n}\n");
+  EXPECT_EQ(document_text(Json::array({4, table})), "[\n  4,\n  [\n    {\"a\":1},\n    [2,3]\n  ]\n]\n");
+  EXPECT_EQ(document_text({{"l", Json::array({table})}}),
+            "{\n  \"l\": [\n    [\n      {\"a\":1},\n      [2,3]\n    ]\n  ]\n}\n");
+  EXPECT_EQ(document_text(make_table("")), "[]\n");
+  EXPECT_EQ(document_text(make_table("1\n2")), "[\n  1,\n  2\n]\n");
+}
+
 TEST(Selection, ExcludeWinsOverInclude) {
   Options options;
   EXPECT_TRUE(is_chosen("a.b", options));

@@ -4,9 +4,11 @@
 #include <cstring>
 #include <filesystem>
 
+#include "src/format/directory.h"
 #include "tests/support/files.h"
 #include "tests/support/naive_checkpoint.h"
 #include "tests/support/says.h"
+#include "tests/support/zip_files.h"
 
 namespace reshard::format {
 namespace {
@@ -111,19 +113,67 @@ TEST(FormatOptions, TiesAreSettledByAllRanksTogether) {
   });
 }
 
-// The table that ranks build together is that of one rank alone.
+void expect_equal(const Directory& together, const Directory& alone) {
+  EXPECT_EQ(together.root, alone.root);
+  EXPECT_EQ(together.files, alone.files);
+  EXPECT_EQ(together.fingerprints, alone.fingerprints);
+  EXPECT_EQ(together.metadata, alone.metadata);
+  EXPECT_EQ(together.checks, alone.checks);
+  EXPECT_EQ(together.big_endian, alone.big_endian);
+  EXPECT_EQ(together.inside, alone.inside);
+  ASSERT_EQ(together.entries.size(), alone.entries.size());
+  for (std::size_t i = 0; i < alone.entries.size(); ++i) {
+    EXPECT_EQ(together.entries[i].file, alone.entries[i].file) << i;
+    const container::Entry &entry = together.entries[i].entry, &expected = alone.entries[i].entry;
+    EXPECT_EQ(entry.name, expected.name) << i;
+    EXPECT_EQ(entry.dtype, expected.dtype) << expected.name;
+    EXPECT_EQ(entry.shape, expected.shape) << expected.name;
+    EXPECT_EQ(entry.offset, expected.offset) << expected.name;
+    EXPECT_EQ(entry.length, expected.length) << expected.name;
+    EXPECT_EQ(entry.strides, expected.strides) << expected.name;
+  }
+}
+
+// The table that ranks build together is that of one rank alone, also if there are fewer files than ranks.
 TEST(FormatOptions, RanksShareTheHeaders) {
-  const std::string path = test::fixture("nanotron/llama-gqa-tp4");
-  const Checkpoint alone = open_well(path);
-  comm::run_virtual_ranks(3, [&](comm::Comm& comm) {
-    const auto source = open_checkpoint(path, {}, test::library(), comm);
-    ASSERT_TRUE(source) << source.error().message;
-    EXPECT_EQ(source->locations, alone.locations);
-    EXPECT_EQ(source->probe.directory.files, alone.probe.directory.files);
-    EXPECT_EQ(source->probe.directory.fingerprints, alone.probe.directory.fingerprints);
-    EXPECT_EQ(source->probe.directory.metadata, alone.probe.directory.metadata);
-    EXPECT_TRUE(check_unchanged(*source));
-  });
+  const test::TemporaryFolder folder;
+  const std::string archive = folder.path("model.h5");
+  test::convert_naively(open_well(test::fixture("hf/llama-tied")), "hdf5", {}, archive);
+  for (const std::string& path : {test::fixture("nanotron/llama-gqa-tp4"), archive}) {
+    const Checkpoint alone = open_well(path);
+    EXPECT_FALSE(alone.probe.directory.metadata.front().empty()) << path;
+    EXPECT_EQ(alone.probe.directory.inside.empty(), path != archive);
+    comm::run_virtual_ranks(3, [&](comm::Comm& comm) {
+      const auto source = open_checkpoint(path, {}, test::library(), comm);
+      ASSERT_TRUE(source) << source.error().message;
+      EXPECT_EQ(source->locations, alone.locations);
+      expect_equal(source->probe.directory, alone.probe.directory);
+      EXPECT_TRUE(check_unchanged(*source));
+    });
+  }
+}
+
+// Torch files say the most: CRCs, byte order, strides.
+TEST(FormatOptions, RanksShareWhatTorchFilesSay) {
+  const test::TemporaryFolder folder;
+  auto entries =
+      test::torch_entries("\x80\x02}(" + test::pickled("w") + test::pickled_tensor("0", 6, 0, {2, 3}, {3, 1}) +
+                              test::pickled("turned") + test::pickled_tensor("1", 8, 2, {3, 2}, {1, 3}) + "u.",
+                          {std::string(24, 'a'), std::string(32, 'b')});
+  test::put_file(folder.path("little.pth"), test::zip_file(entries));
+  entries[1].bytes = "big";
+  test::put_file(folder.path("big.pth"), test::zip_file(entries));
+  const auto read = [&](comm::Comm& comm) {
+    auto directory = read_directory(folder.path(), {"little.pth", "big.pth"}, "torch", io::Follow::cache, comm);
+    EXPECT_TRUE(directory) << directory.error().message;
+    return directory ? *std::move(directory) : Directory();
+  };
+  const Directory alone = read(*comm::make_self_comm());
+  ASSERT_EQ(alone.entries.size(), 4u);
+  EXPECT_EQ(alone.big_endian, (std::vector<bool>{false, true}));
+  for (const auto& checks : alone.checks) EXPECT_EQ(checks.size(), 2u);
+  EXPECT_EQ(alone.entries.back().entry.strides, (std::vector<Index>{1, 3}));
+  comm::run_virtual_ranks(3, [&](comm::Comm& comm) { expect_equal(read(comm), alone); });
 }
 
 TEST(FormatOptions, PassthroughCarriesUnknownTensors) {

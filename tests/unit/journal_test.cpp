@@ -63,8 +63,13 @@ TEST(Journal, StopsAtAFormThatIsNotItsOwn) {
   for (const std::string text :
        {"", "{}", R"({"file":0,"span":0})", R"({"file":0,"span":0,"lines":[]}})", R"({"file":0,"span":0,"lines":[})",
         R"({"file":-1,"span":0,"lines":[]})", R"({"file":0,"span":4294967296,"lines":[]})",
-        R"({"file":0,"span":0,"lines":[[1,"g"]]})", R"({"file":0,"span":0,"lines":[[1,"1"][2,"1"]]})",
-        R"({"file":0,"span":0,"lines":[],"crcs":[[1,2]]})", R"({"file":0,"span":0,"lines":[],"other":[]})"}) {
+        R"({"file":0,"span":0,"lines":[[1,"000000000000000g"]]})",
+        R"({"file":0,"span":0,"lines":[[1,"0000000000000001"][2,"0000000000000001"]]})",
+        R"({"file":0,"span":0,"lines":[],"crcs":[[1,2]]})", R"({"file":0,"span":0,"lines":[],"other":[]})",
+        // The same numbers in other spellings, and a list that is left out where it is empty.
+        R"({"file":0,"span":0,"lines":[[1,"1"]]})", R"({"file":0,"span":0,"lines":[[1,"00000000000000AB"]]})",
+        R"({"file":0,"span":0,"lines":[[1,"00000000000000001"]]})", R"({"file":007,"span":0,"lines":[]})",
+        R"({"file":0,"span":0,"lines":[],"crcs":[]})"}) {
     const auto crc = crc32_z(0, reinterpret_cast<const Bytef*>(text.data()), text.size());
     test::put_file(folder.path("a.log"), good + fmt::format("{} {:08x} {}\n", text.size(), crc, text));
     const auto read = Journal::read_all(folder.path(), "plan");

@@ -31,7 +31,7 @@ struct ConvertResult {
   Index resumed_bytes = 0;  ///< of this part, durable from before
   std::uint64_t plan_hash = 0;
   StreamReport stream;  ///< of this run
-  Digests digests;      ///< of the target's values; none unless committed
+  Digests digests;      ///< of the target's values, on rank 0; none unless committed
   double seconds = 0;   ///< from the first header read to the commit
 };
 
@@ -42,6 +42,7 @@ std::string_view to_string(ConvertResult::Outcome outcome);
 /// after which DST.partial and DST.journal keep what is durable, for --resume. Collective.
 Expected<ConvertResult> convert(Context& context, const Options& options);
 
+/// For document_text alone: the lines of its digests are a table.
 nlohmann::ordered_json to_json(const ConvertResult& result);
 
 }  // namespace reshard::app

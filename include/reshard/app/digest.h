@@ -26,7 +26,7 @@ struct Digests {
   std::vector<DigestLine> lines;   ///< in canonical order
   std::vector<model::Tie> ties;    ///< printed as lines such as "head = embed"
   bool vocabulary_padded = false;  ///< the true vocabulary is unknown: its padding counts as values
-  std::uint64_t total = 0;         ///< total_of the lines and ties, taken once
+  std::uint64_t total = 0;         ///< total_of the lines and ties, taken once, by make_digests
 };
 
 /// Hash of lines and ties as printed, whatever the order of the lines. Pure.
@@ -39,14 +39,19 @@ std::string to_string(const DigestLine& line);
 /// "[4,2,2,4,64]".
 std::string shape_text(const Shape& shape);
 
-/// Lines of a checkpoint with the dtypes and digests of a stream, one of each per line; none: the model's dtype, zeros.
-/// Pure.
+/// Lines of a checkpoint with the dtypes and digests of a stream, one of each per line; no digests: zeros. Pure.
+std::vector<DigestLine> digest_lines(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
+                                     const std::vector<std::uint64_t>& sums);
+/// Is the true vocabulary of a checkpoint unknown? Pure.
+bool is_vocabulary_padded(const format::Checkpoint& checkpoint);
+/// The fingerprint of those lines. Its total takes a sort and a hash of all of them: where lines are enough, take
+/// digest_lines. Pure.
 Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
                      const std::vector<std::uint64_t>& sums);
 
 struct DigestResult {
   std::string source;
-  Digests digests;
+  Digests digests;  ///< on rank 0
   StreamReport stream;
 };
 
@@ -54,7 +59,9 @@ struct DigestResult {
 Expected<DigestResult> digest(Context& context, const Options& options);
 
 nlohmann::ordered_json to_json(const std::vector<model::Tie>& ties);
+/// For document_text alone: its lines are a table.
 nlohmann::ordered_json to_json(const Digests& digests);
+/// For document_text alone: the lines of its digests are a table.
 nlohmann::ordered_json to_json(const DigestResult& result);
 
 }  // namespace reshard::app

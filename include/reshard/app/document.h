@@ -11,8 +11,9 @@ namespace reshard::app {
 /// people can read it and tables of many lines stay small. Pure.
 std::string document_text(const nlohmann::ordered_json& document);
 
-/// A list for a document that has its text already, a JSON value and a newline for each member: tens of thousands of
-/// lines cost more as values than all else that a command says. Only document_text can tell what it holds. Pure.
+/// A list for a document that has its text already, a line with a JSON value for each member: tens of thousands of
+/// lines cost more as values than all else that a command says. For document_text alone: to all others it is a binary
+/// value. Pure.
 nlohmann::ordered_json make_table(std::string_view lines);
 /// Appends a text as a JSON string. Pure.
 void append_string(std::string_view text, std::string& out);

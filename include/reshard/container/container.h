@@ -34,7 +34,7 @@ struct FileDirectory {
   /// like as JSON, by its keys joined with dots.
   std::map<std::string, std::string> metadata;
   std::map<std::string, std::string> files;  ///< side files that travel inside (HDF5 /files/)
-  std::vector<std::string> item_digests;     ///< the texts that finish() stored, of each entry (HDF5)
+  std::vector<std::string> item_digests;     ///< by entry, what finish() stored (HDF5); for its decoder and for tests
   /// Bytes whose CRC-32 the file states (storages of a torch file), by offset, disjoint.
   struct Check {
     Index offset, length;
@@ -88,7 +88,7 @@ struct FileImage {
 
 /// What finish() needs to know of the data.
 struct DataSums {
-  std::vector<std::string> item_digests;  ///< text to store with each item, digest_bytes long; none: for none
+  std::vector<std::string> item_digests;  ///< texts to store, by item, each digest_bytes long; empty if no item has one
   std::vector<std::uint32_t> crcs;        ///< of image.checked
 };
 

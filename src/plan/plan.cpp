@@ -58,36 +58,6 @@ std::vector<Range> used_arrays(const Inputs& inputs) {
   return all;
 }
 
-/// See Plan::hash.
-std::uint64_t hash_of(const Inputs& inputs) {
-  Hasher hasher;
-  for (const Operation& op : inputs.operations.all()) {
-    hasher.word(std::uint64_t{op.src_array} << 32 | op.dst_array);
-    hasher.word(op.src);
-    hasher.word(op.dst);
-    hasher.word(op.line);
-    const layout::StridedCopy copy = inputs.operations.strided(op);
-    for (int k = 0; k < copy.rank; ++k) {
-      for (const Index v : {copy.loops[k].size, copy.loops[k].src, copy.loops[k].dst, copy.loops[k].canonical})
-        hasher.word(v);
-    }
-  }
-  for (const Transfer& transfer : inputs.transfers) {
-    for (const Place& place : transfer.dst_places) hasher.word(place.offset ^ (Index{place.file} << 40));
-    for (const layout::Array& array : transfer.src->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
-    for (const layout::Array& array : transfer.dst->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
-  }
-  for (const TargetFile& target : inputs.targets) {
-    hasher.word(target.size);
-    for (const TargetFile::Constant& constant : target.constants) {
-      hasher.word(constant.offset);
-      hasher.word(std::ssize(constant.bytes));
-      hasher.bytes(constant.bytes);
-    }
-  }
-  return hasher.value();
-}
-
 }  // namespace
 
 std::string_view to_string(Route route) {
@@ -102,7 +72,6 @@ struct Plan::State {
   std::string reason;
   Index target_bytes = 0, source_bytes = 0;
   Index input_bytes = 0;  // what `inputs` takes: with its spare room, which copies do not have
-  std::uint64_t hash = 0;
 
   std::vector<Index> span_base;           // first span of each target file, and the total
   std::vector<std::int32_t> span_owner;   // rank of each span, or kNobody
@@ -360,7 +329,6 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
     }
   }
   state->input_bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
-  state->hash = hash_of(inputs);
   state->make_groups();
 
   if (options.route == Route::exchange) {
@@ -410,7 +378,6 @@ Index Plan::source_bytes() const { return state_->source_bytes; }
 Index Plan::target_bytes() const { return state_->target_bytes; }
 Index Plan::slot_memory_bytes() const { return state_->depth * state_->slot_sum(); }
 Index Plan::memory_bytes() const { return state_->plan_bytes(); }
-std::uint64_t Plan::hash() const { return state_->hash; }
 
 int Plan::owner(std::uint32_t target_file, Index span) const {
   return state_->span_owner[static_cast<std::size_t>(state_->span_base[target_file] + span)];
@@ -472,6 +439,36 @@ Index Plan::read_once_budget() const {
     smallest = smallest == 0 ? needs : std::min(smallest, needs);
   }
   return smallest;
+}
+
+std::uint64_t Plan::hash() const {
+  Hasher hasher;
+  const Inputs& inputs = state_->inputs;
+  for (const Operation& op : inputs.operations.all()) {
+    hasher.word(std::uint64_t{op.src_array} << 32 | op.dst_array);
+    hasher.word(op.src);
+    hasher.word(op.dst);
+    hasher.word(op.line);
+    const layout::StridedCopy copy = inputs.operations.strided(op);
+    for (int k = 0; k < copy.rank; ++k) {
+      for (const Index v : {copy.loops[k].size, copy.loops[k].src, copy.loops[k].dst, copy.loops[k].canonical})
+        hasher.word(v);
+    }
+  }
+  for (const Transfer& transfer : inputs.transfers) {
+    for (const Place& place : transfer.dst_places) hasher.word(place.offset ^ (Index{place.file} << 40));
+    for (const layout::Array& array : transfer.src->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
+    for (const layout::Array& array : transfer.dst->arrays()) hasher.word(static_cast<std::uint64_t>(array.dtype));
+  }
+  for (const TargetFile& target : inputs.targets) {
+    hasher.word(target.size);
+    for (const TargetFile::Constant& constant : target.constants) {
+      hasher.word(constant.offset);
+      hasher.word(std::ssize(constant.bytes));
+      hasher.bytes(constant.bytes);
+    }
+  }
+  return hasher.value();
 }
 
 std::uint64_t Plan::schedule_hash() const {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <mutex>
 #include <numeric>
 
 #include "reshard/base/hash.h"
@@ -16,6 +17,10 @@ namespace reshard::plan {
 namespace {
 
 constexpr double kReadOnce = 1.01;
+
+// Rounds of a rank from which on they may be large, and what rounds are not made smaller than for that.
+constexpr Index kManyRounds = 256;
+constexpr Index kShortRound = 8 * kMiB;
 
 constexpr std::int32_t kNobody = -1;
 
@@ -85,6 +90,9 @@ struct Plan::State {
   std::vector<Rounds> rounds;  // direct: per rank; exchange: one list for all
   std::array<Index, 4> slots = {};
 
+  std::once_flag hashed;
+  std::uint64_t hash = 0;  // once `hashed`
+
   void make_groups();
   bool is_done(const Range& span) const;
   std::size_t span_number(const Range& range) const {
@@ -105,6 +113,7 @@ struct Plan::State {
   }
   double amplification() const;
   Index bytes_read() const;
+  std::uint64_t make_hash() const;
   Status fit();
   Status fit(Index largest);
 };
@@ -265,10 +274,10 @@ double Plan::State::amplification() const {
 }
 
 Status Plan::State::fit() {
-  // A rank's first read and last write overlap with nothing, nor does the first use of slots: small jobs take small
-  // rounds, unless they read more by them.
+  // A rank's first read and last write overlap with nothing, and the first use of slots costs as much as the store in a
+  // VM whose host has taken their memory back: small jobs take small rounds, unless they read more by them.
   const Index full = inputs.sizes.round;
-  const Index small = std::clamp(target_bytes / options.ranks / 64, std::min(full, 4 * kMiB), full);
+  const Index small = std::clamp(target_bytes / options.ranks / kManyRounds, std::min(full, kShortRound), full);
   Status fits = fit(small);
   return small == full || (fits && amplification() <= kReadOnce) ? std::move(fits) : fit(full);
 }
@@ -441,9 +450,8 @@ Index Plan::read_once_budget() const {
   return smallest;
 }
 
-std::uint64_t Plan::hash() const {
+std::uint64_t Plan::State::make_hash() const {
   Hasher hasher;
-  const Inputs& inputs = state_->inputs;
   for (const Operation& op : inputs.operations.all()) {
     hasher.word(std::uint64_t{op.src_array} << 32 | op.dst_array);
     hasher.word(op.src);
@@ -469,6 +477,11 @@ std::uint64_t Plan::hash() const {
     }
   }
   return hasher.value();
+}
+
+std::uint64_t Plan::hash() const {
+  std::call_once(state_->hashed, [&] { state_->hash = state_->make_hash(); });
+  return state_->hash;
 }
 
 std::uint64_t Plan::schedule_hash() const {

@@ -160,7 +160,7 @@ def make_cold(program, path):
 
 
 def model_config(kind, gigabytes):
-    """config.json of a model of about that size in bf16: `dense` of few large tensors, `moe` of very many small ones."""
+    """config.json of a model of about that size in bf16: `dense` of few large tensors, `moe` of some 25,000 small ones."""
     embed, vocab = (4096, 32768) if kind == "dense" else (1024, 32768)
     config = {
         "vocab_size": vocab,
@@ -179,11 +179,12 @@ def model_config(kind, gigabytes):
         config.update(model_type="llama", architectures=["LlamaForCausalLM"], intermediate_size=14336)
         layer = attention + 3 * embed * config["intermediate_size"]
     else:
+        width = max(8, round(2 * gigabytes) * 8)  # of an expert: a larger model has as many tensors
         config.update(
             model_type="qwen2_moe", architectures=["Qwen2MoeForCausalLM"], intermediate_size=2048,
-            num_experts=160, num_experts_per_tok=4, moe_intermediate_size=64, shared_expert_intermediate_size=512,
+            num_experts=160, num_experts_per_tok=4, moe_intermediate_size=width, shared_expert_intermediate_size=512,
             decoder_sparse_step=1, norm_topk_prob=False)  # fmt: skip
-        layer = attention + embed * (160 + 3 * 160 * 64 + 3 * 512)
+        layer = attention + embed * (160 + 3 * 160 * width + 3 * 512)
     config["num_hidden_layers"] = max(2, round((gigabytes * 1e9 / 2 - 2 * embed * vocab) / layer))
     return config
 

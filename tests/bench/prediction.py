@@ -79,14 +79,15 @@ def probe_memory():
     return statistics.median(rates)
 
 
-def tiny_model(program, work, layers):
-    config = bench.model_config("dense", 0)
+def tiny_model(program, work, kind, layers):
+    config = bench.model_config(kind, 0)
     config.update(hidden_size=128, num_attention_heads=8, num_key_value_heads=4, intermediate_size=256, vocab_size=512,
                   num_hidden_layers=layers)  # fmt: skip
-    path = work / f"tiny-{layers}.json"
+    model = work / f"tiny-{kind}-{layers}"
+    path = model.with_suffix(".json")
     path.write_text(json.dumps(config))
-    program.convert(1, f"synthetic:{path}", work / f"tiny-{layers}", "--to", "hf")
-    return work / f"tiny-{layers}"
+    program.convert(1, f"synthetic:{path}", model, "--to", "hf")
+    return model
 
 
 def probe_fixed_costs(program, work):
@@ -106,19 +107,20 @@ def probe_fixed_costs(program, work):
     def per_unit(more_s, units):
         return max(0, more_s) / units
 
-    small, large = tiny_model(program, work, 2), tiny_model(program, work, 100)
+    small, large, crowd = (tiny_model(program, work, *of) for of in (("dense", 2), ("dense", 100), ("moe", 50)))
     few_s, few_arrays, few_files = run(small, ["--to", "hf"])
-    many_s, many_arrays, _ = run(large, ["--to", "hf"])
+    one_file_s, some_arrays, _ = run(large, ["--to", "hf"])
+    many_s, many_arrays, _ = run(crowd, ["--to", "hf"])
     files_s, files_arrays, files = run(large, end_to_end.NANOTRON)
     program.convert(1, large, work / "tiny-files", *end_to_end.NANOTRON)
     back_s, _, _ = run(work / "tiny-files", ["--to", "hf"])
     ranks_s, _, _ = run(small, ["--to", "hf"], ranks=2)
     array_s = per_unit(many_s - few_s, many_arrays - few_arrays)
-    more_arrays_s = array_s * (files_arrays - many_arrays)
-    file_s = per_unit(files_s - many_s - more_arrays_s, files - few_files)
+    more_arrays_s = array_s * (files_arrays - some_arrays)
+    file_s = per_unit(files_s - one_file_s - more_arrays_s, files - few_files)
     return {
         "array_s": array_s,
-        "src_file_s": per_unit(back_s - many_s - more_arrays_s, files - few_files),
+        "src_file_s": per_unit(back_s - one_file_s - more_arrays_s, files - few_files),
         "dst_file_s": file_s,
         "rank_s": max(0, ranks_s - few_s),
         "job_s": max(0, few_s - array_s * few_arrays - file_s * few_files),
@@ -132,7 +134,7 @@ def describe_machine(program, work, model):
     rows = rows_of(["mpirun", "-n", "2", program.exchange_bench])
     messages = next(row for row in rows if row.get("pattern") == "pair" and row["bytes"] == MESSAGE_BYTES)["bus_gb_per_s"]
     fixed = probe_fixed_costs(program, work)
-    probe, tiny = "store_probe " + " or ".join(SETTINGS), "conversions of a model of 100 layers and 26 MB"
+    probe, tiny = "store_probe " + " or ".join(SETTINGS), "conversions of models of 1 to 50 MB"
     limits = {
         side: {"rank_gb_per_s": rate, "node_gb_per_s": rate, "all_gb_per_s": rate, "source": probe} for side, rate in store.items()
     }

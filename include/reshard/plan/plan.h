@@ -91,8 +91,8 @@ class Plan {
   /// Rank that writes a span; -1: none, it is done or another part's.
   int owner(std::uint32_t target_file, Index span) const;
 
-  /// Hash of the copy ops and target files: equal for every job size, part, budget and route. A walk over all ops, not
-  /// made with the plan: who only plans does not need it.
+  /// Hash of the copy ops and target files: equal for every job size, part, budget and route. The first call walks over
+  /// all ops: who only plans does not need it.
   std::uint64_t hash() const;
   /// Hash of hash(), route, owners and rounds: what all ranks must agree on before the first read.
   std::uint64_t schedule_hash() const;

@@ -84,7 +84,8 @@ Status describe(const Context& context, const Options& options, const format::Fo
   // have none inside.
   std::optional<Digests> zeros;
   const auto zeros_of = [&](const layout::Layout& layout) -> const Digests& {
-    if (!zeros) zeros = make_digests(conversion.checkpoint, line_dtypes(layout), {});
+    const format::Checkpoint& from = conversion.checkpoint;
+    if (!zeros) zeros = Digests{digest_lines(from, line_dtypes(layout), {}), from.ties, is_vocabulary_padded(from)};
     return *zeros;
   };
   target.digest_bytes = [&](const layout::Layout& layout, std::uint32_t array) {

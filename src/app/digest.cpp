@@ -61,7 +61,7 @@ bool is_vocabulary_padded(const format::Checkpoint& checkpoint) {
 Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
                      const std::vector<std::uint64_t>& sums) {
   Digests digests{digest_lines(checkpoint, dtypes, sums), checkpoint.ties, is_vocabulary_padded(checkpoint)};
-  if (!sums.empty()) digests.total = total_of(digests.lines, digests.ties);
+  digests.total = total_of(digests.lines, digests.ties);
   return digests;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cassert>
 #include <mutex>
 #include <numeric>
@@ -18,9 +19,8 @@ namespace {
 
 constexpr double kReadOnce = 1.01;
 
-// Rounds of a rank from which on they may be large, and what rounds are not made smaller than for that.
-constexpr Index kManyRounds = 256;
-constexpr Index kShortRound = 8 * kMiB;
+// So many rounds of a rank are many: more of them had better be larger. Messages shrink with rounds.
+constexpr Index kManyAlone = 256, kManyTogether = 64;
 
 constexpr std::int32_t kNobody = -1;
 
@@ -277,7 +277,10 @@ Status Plan::State::fit() {
   // A rank's first read and last write overlap with nothing, and the first use of slots costs as much as the store in a
   // VM whose host has taken their memory back: small jobs take small rounds, unless they read more by them.
   const Index full = inputs.sizes.round;
-  const Index small = std::clamp(target_bytes / options.ranks / kManyRounds, std::min(full, kShortRound), full);
+  const Index share = target_bytes / options.ranks / (route == Route::direct ? kManyAlone : kManyTogether);
+  // A power of two, so that cuts lie on pages.
+  const auto even = static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(share)));
+  const Index small = std::clamp(even, std::min(full, inputs.sizes.small_round), full);
   Status fits = fit(small);
   return small == full || (fits && amplification() <= kReadOnce) ? std::move(fits) : fit(full);
 }

@@ -159,8 +159,8 @@ def make_cold(program, path):
         subprocess.run(warm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
-def model_config(kind, gigabytes):
-    """config.json of a model of about that size in bf16: `dense` of few large tensors, `moe` of some 25,000 small ones."""
+def model_config(kind, gigabytes, expert_width=64):
+    """config.json of a model of about that size in bf16: `dense` of few large tensors, `moe` of very many small ones."""
     embed, vocab = (4096, 32768) if kind == "dense" else (1024, 32768)
     config = {
         "vocab_size": vocab,
@@ -179,26 +179,25 @@ def model_config(kind, gigabytes):
         config.update(model_type="llama", architectures=["LlamaForCausalLM"], intermediate_size=14336)
         layer = attention + 3 * embed * config["intermediate_size"]
     else:
-        width = max(8, round(2 * gigabytes) * 8)  # of an expert: a larger model has as many tensors
         config.update(
             model_type="qwen2_moe", architectures=["Qwen2MoeForCausalLM"], intermediate_size=2048,
-            num_experts=160, num_experts_per_tok=4, moe_intermediate_size=width, shared_expert_intermediate_size=512,
+            num_experts=160, num_experts_per_tok=4, moe_intermediate_size=expert_width, shared_expert_intermediate_size=512,
             decoder_sparse_step=1, norm_topk_prob=False)  # fmt: skip
-        layer = attention + embed * (160 + 3 * 160 * width + 3 * 512)
+        layer = attention + embed * (160 + 3 * 160 * expert_width + 3 * 512)
     config["num_hidden_layers"] = max(2, round((gigabytes * 1e9 / 2 - 2 * embed * vocab) / layer))
     return config
 
 
-def write_config(folder, kind, gigabytes):
+def write_config(folder, kind, gigabytes, **details):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}-{gigabytes:g}.json"
-    path.write_text(json.dumps(model_config(kind, gigabytes), indent=2) + "\n")
+    path.write_text(json.dumps(model_config(kind, gigabytes, **details), indent=2) + "\n")
     return path
 
 
-def make_model(program, folder, kind, gigabytes):
+def make_model(program, folder, kind, gigabytes, **details):
     """An HF checkpoint of such a model, with synthetic values, in folder/KIND-GB."""
-    config = write_config(folder, kind, gigabytes)
+    config = write_config(folder, kind, gigabytes, **details)
     model = config.with_suffix("")
     program.convert(1, f"synthetic:{config}", model, "--to", "hf", "--overwrite")
     return model

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make_model.py dense|moe [--gb N] [--dir DIR]: writes a Hugging Face checkpoint of many gigabytes with synthetic values.
 
-dense: a Llama of few large tensors. moe: a Qwen2-MoE of some 25,000 small ones, 32 KiB an expert's matrix per GB.
+dense: a Llama of few large tensors. moe: a Qwen2-MoE of tens of thousands of small ones, 128 KiB an expert's matrix.
 """
 
 import argparse

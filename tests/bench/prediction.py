@@ -83,6 +83,8 @@ def tiny_model(program, work, kind, layers):
     config = bench.model_config(kind, 0)
     config.update(hidden_size=128, num_attention_heads=8, num_key_value_heads=4, intermediate_size=256, vocab_size=512,
                   num_hidden_layers=layers)  # fmt: skip
+    if kind == "moe":
+        config.update(moe_intermediate_size=8, shared_expert_intermediate_size=8)
     model = work / f"tiny-{kind}-{layers}"
     path = model.with_suffix(".json")
     path.write_text(json.dumps(config))
@@ -134,7 +136,7 @@ def describe_machine(program, work, model):
     rows = rows_of(["mpirun", "-n", "2", program.exchange_bench])
     messages = next(row for row in rows if row.get("pattern") == "pair" and row["bytes"] == MESSAGE_BYTES)["bus_gb_per_s"]
     fixed = probe_fixed_costs(program, work)
-    probe, tiny = "store_probe " + " or ".join(SETTINGS), "conversions of models of 1 to 50 MB"
+    probe, tiny = "store_probe " + " or ".join(SETTINGS), "conversions of models of 1 to 60 MB"
     limits = {
         side: {"rank_gb_per_s": rate, "node_gb_per_s": rate, "all_gb_per_s": rate, "source": probe} for side, rate in store.items()
     }

@@ -4,8 +4,8 @@
 //   store_probe SRC LIKE DST [--setting MODE,SYNC,BLOCK_MIB,THREADS]
 // Reads every file below SRC and writes, below DST, files of the names and sizes of those below LIKE (a file in place
 // of a folder is that file). Without --setting it tries all settings, caches dropped before each, and removes what it
-// wrote in between; a try that takes 1.5 times as long as the best so far is broken off. With it, it does one run and
-// leaves caches alone. Prints JSON: the best run, and all runs.
+// wrote in between; a try that takes 1.5 times as long as the best so far before its sync is broken off. With it, it
+// does one run and leaves caches alone. Prints JSON: the best run, and all runs.
 //   MODE     direct: O_DIRECT, files given their blocks first; buffered: through the page cache
 //   SYNC     each: fdatasync of every file when it is complete; all: one syncfs in the end. Folders are synced in both.
 //   THREADS  each reads a block, then writes what makes writing keep up with reading

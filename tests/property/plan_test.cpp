@@ -45,6 +45,7 @@ plan::Sizes small_sizes(std::mt19937_64& random) {
   plan::Sizes sizes;
   sizes.span = pick({64, 256, 4096});
   sizes.round = pick({128, 512, 2048, 65536});
+  sizes.small_round = pick({64, 256, 65536});
   sizes.smallest_round = 64;
   sizes.short_run = pick({8, 32, 256});
   sizes.bridged_gap = pick({0, 4, 64});

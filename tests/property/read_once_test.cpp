@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The budget that a plan names for reading each source byte once holds, for layouts that cut columns of it.
+// What plans of conversions at full size keep to: the budget that a plan names for reading each source byte once holds,
+// for layouts that cut columns of it; cuts lie on pages.
 #include <gtest/gtest.h>
 
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "reshard/app/stream.h"
@@ -106,6 +109,32 @@ TEST(PlanProperty, ReadsOnceFromTheBudgetThatItNames) {
     }
   }
   EXPECT_GT(refused + more, 0) << "half of the budget always does as well";
+}
+
+// Bytes beside a cut that lies elsewhere would go through the page cache.
+TEST(PlanProperty, CutsArraysAtPagesWhateverTheirSize) {
+  // Rounds of 3.8 GB on one rank, 15 MB each, would be no whole pages.
+  const Conversion conversion(R"({"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 4, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    "torch_dtype": "bfloat16"})",
+                              "hf", 1);
+  const plan::Options options;
+  const auto plan = conversion.plan(options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::set<std::pair<std::uint32_t, Index>> natural;
+  for (std::size_t a = 0; a < conversion.target.file_of_array.size(); ++a) {
+    natural.insert({conversion.target.file_of_array[a], conversion.target.offset_of_array[a]});
+  }
+  const auto schedule = plan->schedule(0);
+  int cuts = 0;
+  for (Index i = 0; i < schedule->num_rounds(); ++i) {
+    for (const plan::Write& write : schedule->round(i).writes) {
+      if (write.offset == 0 || natural.contains({write.file, write.offset})) continue;
+      ++cuts;
+      ASSERT_EQ(write.offset % options.sizes.page, 0) << write.offset;
+    }
+  }
+  EXPECT_GT(cuts, 100);
 }
 
 }  // namespace

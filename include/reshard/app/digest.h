@@ -44,8 +44,8 @@ std::vector<DigestLine> digest_lines(const format::Checkpoint& checkpoint, const
                                      const std::vector<std::uint64_t>& sums);
 /// Is the true vocabulary of a checkpoint unknown? Pure.
 bool is_vocabulary_padded(const format::Checkpoint& checkpoint);
-/// The fingerprint of those lines; no digests: zeros, also for the total. It takes a sort and a hash of all lines:
-/// where these are enough, take digest_lines. Pure.
+/// The fingerprint of those lines. Its total takes a sort and a hash of all of them: where lines are enough, take
+/// digest_lines. Pure.
 Digests make_digests(const format::Checkpoint& checkpoint, const std::vector<DType>& dtypes,
                      const std::vector<std::uint64_t>& sums);
 

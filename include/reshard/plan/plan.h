@@ -39,12 +39,13 @@ struct TargetFile {
 /// Sizes in bytes that shape a plan. Tests use small ones, so that small models have many spans and rounds.
 struct Sizes {
   Index span = kSpanBytes;
-  Index round = 32 * kMiB;  ///< of a round, where neither a small job nor the budget makes it smaller
-  Index smallest_round = 2 * kMiB;
-  Index short_run = kMiB;         ///< reads below this cost more than their bytes
-  Index bridged_gap = 64 * kKiB;  ///< a read may bridge a gap of this size
-  Index finest = 64 * kKiB;       ///< smallest part of a span that is made at one time
-  Index page = 4096;              ///< unit of direct I/O
+  Index round = 32 * kMiB;          ///< of a round, where neither a small job nor the budget makes it smaller
+  Index small_round = 8 * kMiB;     ///< a small job makes it no smaller than this
+  Index smallest_round = 2 * kMiB;  ///< nor does the budget than this
+  Index short_run = kMiB;           ///< reads below this cost more than their bytes
+  Index bridged_gap = 64 * kKiB;    ///< a read may bridge a gap of this size
+  Index finest = 64 * kKiB;         ///< smallest part of a span that is made at one time
+  Index page = 4096;                ///< unit of direct I/O
 };
 
 struct Options {
@@ -92,7 +93,7 @@ class Plan {
   int owner(std::uint32_t target_file, Index span) const;
 
   /// Hash of the copy ops and target files: equal for every job size, part, budget and route. The first call walks over
-  /// all ops: who only plans does not need it.
+  /// all ops.
   std::uint64_t hash() const;
   /// Hash of hash(), route, owners and rounds: what all ranks must agree on before the first read.
   std::uint64_t schedule_hash() const;

@@ -274,8 +274,8 @@ double Plan::State::amplification() const {
 }
 
 Status Plan::State::fit() {
-  // A rank's first read and last write overlap with nothing, and the first use of slots costs as much as the store in a
-  // VM whose host has taken their memory back: small jobs take small rounds, unless they read more by them.
+  // A rank's first read and last write overlap with nothing, nor does the first use of slots, which is slow where a VM's
+  // host has taken their memory back: small jobs take small rounds, unless they read more by them.
   const Index full = inputs.sizes.round;
   const Index share = target_bytes / options.ranks / (route == Route::direct ? kManyAlone : kManyTogether);
   // A power of two, so that cuts lie on pages.

@@ -88,7 +88,7 @@ def cases_of(program, work, kind, gigabytes):
     if kind == "torch":
         yield from torch_cases(program, work, gigabytes, dst)
         return
-    # At any size the MoE has some 25,000 tensors, expert matrices of 32 KiB per GB.
+    # The MoE has 21,000 to 28,000 tensors from 2 to 8 GB: expert matrices of 32 KiB per GB.
     details = {"expert_width": max(8, 8 * round(2 * gigabytes))} if kind == "moe" else {}
     model = bench.make_model(program, work, kind, gigabytes, **details)
     targets = [("nanotron", NANOTRON)] + ([("hdf5", ["--to", "hdf5"])] if kind == "moe" else [])

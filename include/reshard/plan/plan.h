@@ -41,7 +41,7 @@ struct Sizes {
   Index span = kSpanBytes;
   Index round = 32 * kMiB;          ///< of a round, where neither a small job nor the budget makes it smaller
   Index small_round = 8 * kMiB;     ///< a small job makes it no smaller than this
-  Index smallest_round = 2 * kMiB;  ///< nor does the budget than this
+  Index smallest_round = 2 * kMiB;  ///< the budget makes it no smaller than this
   Index short_run = kMiB;           ///< reads below this cost more than their bytes
   Index bridged_gap = 64 * kKiB;    ///< a read may bridge a gap of this size
   Index finest = 64 * kKiB;         ///< smallest part of a span that is made at one time

@@ -9,6 +9,7 @@
 #include <cassert>
 #include <mutex>
 #include <numeric>
+#include <set>
 
 #include "reshard/base/hash.h"
 #include "reshard/base/text.h"
@@ -23,6 +24,23 @@ constexpr double kReadOnce = 1.01;
 constexpr Index kManyAlone = 256, kManyTogether = 64;
 
 constexpr std::int32_t kNobody = -1;
+
+/// How rounds are cut.
+struct Attempt {
+  Index round_bytes;
+  bool force;  ///< what is linked too
+};
+
+/// Rounds of `largest` bytes, and the smaller ones to try after them.
+std::vector<Index> round_sizes(Index largest, const Sizes& sizes) {
+  std::vector<Index> tries;
+  for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) tries.push_back(bytes);
+  tries.push_back(sizes.smallest_round);
+  return tries;
+}
+
+/// The smaller of both, where 0 is nothing yet.
+void keep_least(Index& least, Index needs) { least = least == 0 ? needs : std::min(least, needs); }
 
 using Rounds = std::vector<CutRound>;
 
@@ -83,12 +101,14 @@ struct Plan::State {
   std::vector<Batch> groups;              // of this plan's spans, in target order
   std::vector<std::int32_t> group_owner;  // direct: the rank; exchange: that of the first span
 
-  // The attempt that fits the budget.
-  Index round_bytes = 0;
-  bool force = false;
+  // The attempt that fits the budget, or the last one.
   int depth = 3;
   std::vector<Rounds> rounds;  // direct: per rank; exchange: one list for all
   std::array<Index, 4> slots = {};
+  Index bytes_read = 0;  // by all ranks
+
+  // The least that an attempt needed which did not fit; 0: all fitted.
+  Index least_memory = 0, least_slots = 0;
 
   std::once_flag hashed;
   std::uint64_t hash = 0;  // once `hashed`
@@ -99,10 +119,11 @@ struct Plan::State {
     return static_cast<std::size_t>(span_base[range.file] + range.begin / inputs.sizes.span);
   }
   void deal(Route how);
-  Rounds rounds_of(int rank) const;
-  void build(Index bytes, bool by_force);
+  Rounds rounds_of(int rank, const Attempt& how) const;
+  void build(const Attempt& how);
   Index slot_sum() const { return std::accumulate(slots.begin(), slots.end(), Index{0}); }
   Index plan_bytes() const;
+  Index needs(int slots_of_each) const { return plan_bytes() + options.table_bytes + slots_of_each * slot_sum(); }
   int owner_of(const Range& range) const { return span_owner[span_number(range)]; }
   Round round(int rank, std::size_t number) const {
     const bool exchange = route == Route::exchange;
@@ -111,11 +132,15 @@ struct Plan::State {
         inputs, all[number].targets, [this](const Range& range) { return owner_of(range); }, rank, options.ranks,
         exchange);
   }
-  double amplification() const;
-  Index bytes_read() const;
+  double amplification() const {
+    return source_bytes == 0 ? 1.0 : static_cast<double>(bytes_read) / static_cast<double>(source_bytes);
+  }
+  bool reads_once() const { return amplification() <= kReadOnce; }
   std::uint64_t make_hash() const;
-  Status fit();
-  Status fit(Index largest);
+  std::vector<Index> first_rounds() const;
+  bool fit();
+  bool fit(Index largest);
+  Error refusal() const;
 };
 
 void Plan::State::make_groups() {
@@ -150,7 +175,8 @@ void Plan::State::make_groups() {
   std::vector<Range> sources = target_bytes == all ? used_arrays(inputs) : std::vector<Range>();
   if (target_bytes < all) {
     for (const Batch& group : groups) {
-      sources.insert(sources.end(), group.needed.ranges().begin(), group.needed.ranges().end());
+      const std::vector<Range> reads = reads_of(inputs, group.targets);
+      sources.insert(sources.end(), reads.begin(), reads.end());
     }
   }
   merge_ranges(sources, 0);
@@ -186,25 +212,24 @@ void Plan::State::deal(Route how) {
   });
 }
 
-Rounds Plan::State::rounds_of(int rank) const {
+Rounds Plan::State::rounds_of(int rank, const Attempt& how) const {
   std::vector<Batch> own;
   for (std::size_t g = 0; g < groups.size(); ++g) {
     if (group_owner[g] == rank) own.push_back(groups[g]);
   }
-  return cut_rounds(inputs, std::move(own), round_bytes, force);
+  return cut_rounds(inputs, std::move(own), how.round_bytes, how.force);
 }
 
-void Plan::State::build(Index bytes, bool by_force) {
-  round_bytes = bytes;
-  force = by_force;
+void Plan::State::build(const Attempt& how) {
   rounds.clear();
   slots = {};
+  bytes_read = 0;
   const auto note = [&](Slot slot, Index used) {
     Index& size = slots[static_cast<std::size_t>(slot)];
     size = std::max(size, used);
   };
   std::vector<Rounds> by_owner;
-  for (int rank = 0; rank < options.ranks; ++rank) by_owner.push_back(rounds_of(rank));
+  for (int rank = 0; rank < options.ranks; ++rank) by_owner.push_back(rounds_of(rank, how));
   if (route == Route::direct) {
     rounds = std::move(by_owner);
   } else {
@@ -224,20 +249,15 @@ void Plan::State::build(Index bytes, bool by_force) {
       for (const CutRound& round : list) {
         note(Slot::source, round.source_slot);
         note(Slot::output, round.output_slot);
+        bytes_read += round.bytes_read;
       }
     }
   } else {
-    const auto end = [](const auto& parts) {
-      return parts.empty() ? 0 : parts.back().slot_offset + parts.back().length;
-    };
-    for (int rank = 0; rank < options.ranks; ++rank) {
-      for (std::size_t i = 0; i < rounds[0].size(); ++i) {
-        const Round round = this->round(rank, i);
-        note(Slot::source, end(round.reads));
-        note(Slot::output, end(round.writes));
-        note(Slot::outgoing, end(round.sends));
-        note(Slot::received, end(round.receives));
-      }
+    const Owner owner = [this](const Range& range) { return owner_of(range); };
+    for (const CutRound& round : rounds[0]) {
+      const RoundNeeds needs = needs_of_exchange(inputs, round.targets, owner, options.ranks);
+      for (std::size_t slot = 0; slot < slots.size(); ++slot) note(static_cast<Slot>(slot), needs.slots[slot]);
+      bytes_read += needs.bytes_read;
     }
   }
   for (Index& size : slots) size = round_up(size, 4096);
@@ -247,7 +267,7 @@ Index Plan::State::plan_bytes() const {
   Index bytes = input_bytes;
   bytes += static_cast<Index>(span_owner.capacity() * sizeof(std::int32_t));
   for (const Batch& group : groups) {
-    const std::size_t ranges = group.targets.capacity() + group.needed.blocks.capacity() + group.needed.runs.capacity();
+    const std::size_t ranges = group.targets.capacity() + group.needed.blocks.capacity();
     bytes += static_cast<Index>(ranges * sizeof(Range) + sizeof(group));
   }
   for (const Rounds& list : rounds) {
@@ -257,63 +277,48 @@ Index Plan::State::plan_bytes() const {
   return bytes;
 }
 
-Index Plan::State::bytes_read() const {
-  Index bytes = 0;
-  for (const Rounds& list : rounds) {
-    for (const CutRound& round : list) {
-      std::vector<Range> sources = needed_sources(inputs, round.targets).ranges();
-      merge_ranges(sources, inputs.sizes.bridged_gap);
-      for (const Range& range : sources) bytes += range.size();
-    }
-  }
-  return bytes;
-}
-
-double Plan::State::amplification() const {
-  return source_bytes == 0 ? 1.0 : static_cast<double>(bytes_read()) / static_cast<double>(source_bytes);
-}
-
-Status Plan::State::fit() {
-  // A rank's first read and last write overlap with nothing, nor does the first use of slots, which is slow where a VM's
-  // host has taken their memory back: small jobs take small rounds, unless they read more by them.
+/// The largest rounds to try: those of a small job, unless they read more, then those of any other.
+std::vector<Index> Plan::State::first_rounds() const {
+  // A rank's first read and last write overlap with nothing, nor does the first use of slots, which is slow where a
+  // VM's host has taken their memory back.
   const Index full = inputs.sizes.round;
   const Index share = target_bytes / options.ranks / (route == Route::direct ? kManyAlone : kManyTogether);
   // A power of two, so that cuts lie on pages.
   const auto even = static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(share)));
   const Index small = std::clamp(even, std::min(full, inputs.sizes.small_round), full);
-  Status fits = fit(small);
-  return small == full || (fits && amplification() <= kReadOnce) ? std::move(fits) : fit(full);
+  return small == full ? std::vector<Index>{full} : std::vector<Index>{small, full};
 }
 
-Status Plan::State::fit(Index largest) {
-  const Sizes& sizes = inputs.sizes;
-  std::vector<Index> attempts;
-  for (Index bytes = largest; bytes > sizes.smallest_round; bytes /= 4) attempts.push_back(bytes);
-  attempts.push_back(sizes.smallest_round);
-  Index smallest = 0, smallest_slots = 0;
-  const auto keep_least = [](Index& least, Index needs) { least = least == 0 ? needs : std::min(least, needs); };
-  for (const bool by_force : {false, true}) {
-    for (const Index bytes : attempts) {
-      build(bytes, by_force);
-      const Index fixed = plan_bytes() + options.table_bytes;
+/// The largest rounds that fit the budgets; false: none do.
+bool Plan::State::fit() {
+  const std::vector<Index> first = first_rounds();
+  const bool fits = fit(first.front());
+  if (first.size() == 1 || (fits && reads_once())) return fits;
+  return fit(first.back()) || (fits && fit(first.front()));
+}
+
+bool Plan::State::fit(Index largest) {
+  // A smaller round reads more at its edges: forced cuts only where nothing else fits.
+  for (const bool force : {false, true}) {
+    for (const Index bytes : round_sizes(largest, inputs.sizes)) {
+      build({bytes, force});
       for (depth = 4; depth >= 2; --depth) {
-        if (fixed + depth * slot_sum() > options.memory_budget || depth * slot_sum() > options.slot_budget) continue;
-        // A smaller round reads more at its edges: forced cuts only where nothing else fits.
-        return {};
+        if (needs(depth) <= options.memory_budget && depth * slot_sum() <= options.slot_budget) return true;
       }
-      keep_least(smallest, fixed + 2 * slot_sum());
-      keep_least(smallest_slots, 2 * slot_sum());
+      keep_least(least_memory, needs(2));
+      keep_least(least_slots, 2 * slot_sum());
     }
   }
-  if (smallest_slots > options.slot_budget) {
-    return usage_error(
-        fmt::format("--device-memory-budget {} is too small for this conversion: the smallest that works "
-                    "is {}KiB",
-                    describe_bytes(options.slot_budget), ceil_div(smallest_slots, kKiB)));
-  }
-  return usage_error(fmt::format("--memory-budget {} is too small for this conversion: the smallest that works is {}",
-                                 describe_bytes(options.memory_budget),
-                                 fmt::format("{}KiB", ceil_div(smallest, kKiB))));
+  return false;
+}
+
+/// Why nothing fits, after all attempts.
+Error Plan::State::refusal() const {
+  const bool on_device = least_slots > options.slot_budget;
+  return usage_error(fmt::format("--{} {} is too small for this conversion: the smallest that works is {}KiB",
+                                 on_device ? "device-memory-budget" : "memory-budget",
+                                 describe_bytes(on_device ? options.slot_budget : options.memory_budget),
+                                 ceil_div(on_device ? least_slots : least_memory, kKiB)));
 }
 
 Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFile> targets, const Options& options) {
@@ -343,31 +348,30 @@ Expected<Plan> Plan::make(std::vector<Transfer> transfers, std::vector<TargetFil
   state->input_bytes = inputs.operations.memory_bytes() + inputs.src_map.memory_bytes() + inputs.dst_map.memory_bytes();
   state->make_groups();
 
-  if (options.route == Route::exchange) {
-    state->deal(Route::exchange);
-    state->reason = "asked for";
-    RESHARD_CHECK(state->fit());
+  const auto fit = [&](Route route) {
+    state->deal(route);
+    return state->fit();
+  };
+  if (options.route != Route::automatic || options.ranks == 1) {
+    if (!fit(options.route == Route::exchange ? Route::exchange : Route::direct)) return state->refusal();
+    state->reason = options.route != Route::automatic ? "asked for" : "one rank has nobody to exchange with";
     return Plan(std::move(state));
   }
-  state->deal(Route::direct);
-  Status direct = state->fit();
-  if (options.route == Route::direct || options.ranks == 1) {
-    RESHARD_CHECK(std::move(direct));
-    state->reason = options.route == Route::direct ? "asked for" : "one rank has nobody to exchange with";
-    return Plan(std::move(state));
-  }
-  if (direct && state->amplification() <= kReadOnce) {
+  const bool direct = fit(Route::direct);
+  if (direct && state->reads_once()) {
     state->reason = "each rank can read its own sources once, so nothing needs to move between ranks";
     return Plan(std::move(state));
   }
-  const double alone = direct ? state->amplification() : 0;
-  state->deal(Route::exchange);
-  RESHARD_CHECK(state->fit());
+  const double alone = state->amplification();
+  const bool exchange = fit(Route::exchange);
   const double together = state->amplification();
-  if (direct && together >= alone) {
-    state->deal(Route::direct);
-    RESHARD_CHECK(state->fit());
-    state->reason = fmt::format("exchanging would read {:.2f}x the source, reading alone {:.2f}x", together, alone);
+  if (!direct && !exchange) return state->refusal();
+  if (direct && (!exchange || together >= alone)) {
+    fit(Route::direct);
+    state->reason =
+        exchange
+            ? fmt::format("exchanging would read {:.2f}x the source, reading alone {:.2f}x", together, alone)
+            : fmt::format("an exchange does not fit the memory budgets; reading alone reads {:.2f}x the source", alone);
   } else if (direct) {
     state->reason = fmt::format(
         "reading alone would read {:.2f}x the source within the memory budget, exchanging {:.2f}x", alone, together);
@@ -443,14 +447,19 @@ Index Plan::read_once_budget() const {
   trial.options = state_->options;
   trial.make_groups();
   trial.deal(state_->route);
-  Index smallest = 0;
-  for (Index bytes = trial.inputs.sizes.round; bytes >= trial.inputs.sizes.smallest_round; bytes /= 4) {
-    trial.build(bytes, false);
-    if (trial.amplification() > kReadOnce) continue;
-    const Index needs = trial.plan_bytes() + trial.options.table_bytes + 2 * trial.slot_sum();
-    smallest = smallest == 0 ? needs : std::min(smallest, needs);
+  std::set<Index> sizes;
+  for (const Index largest : trial.first_rounds()) {
+    for (const Index bytes : round_sizes(largest, trial.inputs.sizes)) sizes.insert(bytes);
   }
-  return smallest;
+  // With the budget of one, those before it in fit() that fit too read no more.
+  Index least = 0;
+  for (const bool force : {false, true}) {
+    for (const Index bytes : sizes) {
+      trial.build({bytes, force});
+      if (trial.reads_once() && 2 * trial.slot_sum() <= trial.options.slot_budget) keep_least(least, trial.needs(2));
+    }
+  }
+  return least;
 }
 
 std::uint64_t Plan::State::make_hash() const {

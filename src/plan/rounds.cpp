@@ -165,33 +165,70 @@ std::vector<Range> bridged(const std::vector<Range>& ranges, Index short_run) {
   return runs;
 }
 
-}  // namespace
+/// How finely the source bytes of a copy are told apart.
+enum class Grain {
+  block,  ///< short runs are taken together with the gaps between them
+  run,    ///< only small gaps are bridged
+};
 
-void source_ranges(const CutOperation& operation, Grain grain, const Sizes& sizes, std::vector<Range>& ranges) {
-  StridedCopy copy = operation.copy;
-  order_by_src(copy);
-  const Index element = bytes_of(operation.src_dtype);
-  Index block = element;  // bytes that the loops folded so far span
-  int outer = copy.rank;
-  while (outer > 0) {
-    const layout::Loop& loop = copy.loops[outer - 1];
-    const Index gap = loop.src * element - block;
-    const bool fold = gap <= 0 || (grain == Grain::block ? block < sizes.short_run : gap <= sizes.bridged_gap);
-    if (!fold) break;
-    block += (loop.size - 1) * loop.src * element;
-    --outer;
+/// Equal blocks of the source file that a cut operation reads, by rising begin.
+class SourceBlocks {
+ public:
+  SourceBlocks(const CutOperation& operation, Grain grain, const Sizes& sizes)
+      : copy_(operation.copy), file_(operation.src_file), element_(bytes_of(operation.src_dtype)) {
+    order_by_src(copy_);
+    begin_ = operation.src_begin + copy_.src * element_;
+    block_ = element_;
+    outer_ = copy_.rank;
+    while (outer_ > 0) {
+      const layout::Loop& loop = copy_.loops[outer_ - 1];
+      const Index gap = loop.src * element_ - block_;
+      const bool fold = gap <= 0 || (grain == Grain::block ? block_ < sizes.short_run : gap <= sizes.bridged_gap);
+      if (!fold) break;
+      block_ += (loop.size - 1) * loop.src * element_;
+      --outer_;
+    }
   }
-  const Index begin = operation.src_begin + copy.src * element;
-  Index at[layout::kMaxRank] = {};
-  while (true) {
-    Index offset = begin;
-    for (int k = 0; k < outer; ++k) offset += at[k] * copy.loops[k].src * element;
-    ranges.push_back({operation.src_file, offset, offset + block});
-    int k = outer - 1;
-    while (k >= 0 && ++at[k] == copy.loops[k].size) at[k--] = 0;
-    if (k < 0) break;
+
+  Index count() const {
+    Index count = 1;
+    for (int k = 0; k < outer_; ++k) count *= copy_.loops[k].size;
+    return count;
+  }
+  Index bytes() const { return count() * block_; }
+
+  void append_to(std::vector<Range>& ranges) const {
+    Index at[layout::kMaxRank] = {};
+    while (true) {
+      Index offset = begin_;
+      for (int k = 0; k < outer_; ++k) offset += at[k] * copy_.loops[k].src * element_;
+      ranges.push_back({file_, offset, offset + block_});
+      int k = outer_ - 1;
+      while (k >= 0 && ++at[k] == copy_.loops[k].size) at[k--] = 0;
+      if (k < 0) break;
+    }
+  }
+
+ private:
+  StridedCopy copy_;
+  std::uint32_t file_;
+  Index element_;
+  Index begin_;
+  Index block_;  // bytes that the folded loops span
+  int outer_;    // loops that are not folded
+};
+
+/// Calls visit(SourceBlocks) at grain run for all that write into the targets.
+template <class Visit>
+void for_each_runs(const Inputs& inputs, std::span<const Range> targets, Visit&& visit) {
+  for (const Range& target : targets) {
+    for_each_operation(inputs, target, [&](const CutOperation& operation) {
+      visit(SourceBlocks(operation, Grain::run, inputs.sizes));
+    });
   }
 }
+
+}  // namespace
 
 void merge_ranges(std::vector<Range>& ranges, Index gap) {
   std::sort(ranges.begin(), ranges.end(),
@@ -209,22 +246,40 @@ void merge_ranges(std::vector<Range>& ranges, Index gap) {
 
 Needed needed_sources(const Inputs& inputs, std::span<const Range> targets) {
   Needed needed;
-  const auto collect = [&](Grain grain, std::vector<Range>& ranges) {
-    Index used = 0;
-    for (const Range& target : targets) {
-      for_each_operation(inputs, target, [&](const CutOperation& operation) {
-        source_ranges(operation, grain, inputs.sizes, ranges);
-        used += operation.copy.volume() * bytes_of(operation.src_dtype);
-      });
-    }
-    merge_ranges(ranges, 0);
-    needed.bytes = total(ranges);
-    return used;
-  };
-  const Index used = collect(Grain::block, needed.blocks);
+  Index used = 0;
+  for (const Range& target : targets) {
+    for_each_operation(inputs, target, [&](const CutOperation& operation) {
+      SourceBlocks(operation, Grain::block, inputs.sizes).append_to(needed.blocks);
+      used += operation.copy.volume() * bytes_of(operation.src_dtype);
+    });
+  }
+  merge_ranges(needed.blocks, 0);
+  needed.bytes = total(needed.blocks);
   // Blocks that would be read mostly for their gaps are told apart run by run.
-  if (needed.bytes > used + used / 64) collect(Grain::run, needed.runs);
+  needed.in_runs = needed.bytes > used + used / 64;
+  if (!needed.in_runs) return needed;
+  std::vector<Range> whole;
+  needed.bytes = 0;
+  for_each_runs(inputs, targets, [&](const SourceBlocks& runs) {
+    if (runs.count() == 1) {
+      runs.append_to(whole);
+    } else {
+      needed.bytes += runs.bytes();
+    }
+  });
+  merge_ranges(whole, 0);
+  needed.bytes += total(whole);
   return needed;
+}
+
+std::vector<Range> reads_of(const Inputs& inputs, std::span<const Range> targets) {
+  Needed needed = needed_sources(inputs, targets);
+  if (needed.in_runs) {
+    needed.blocks.clear();
+    for_each_runs(inputs, targets, [&](const SourceBlocks& runs) { runs.append_to(needed.blocks); });
+  }
+  merge_ranges(needed.blocks, inputs.sizes.bridged_gap);
+  return std::move(needed.blocks);
 }
 
 Batch measure(const Inputs& inputs, std::vector<Range> targets) {
@@ -307,11 +362,17 @@ struct RoundRanges {
 
 RoundRanges ranges_of(const Inputs& inputs, std::span<const Batch* const> batches) {
   RoundRanges all;
+  bool in_runs = false;
   for (const Batch* batch : batches) {
-    all.sources.insert(all.sources.end(), batch->needed.ranges().begin(), batch->needed.ranges().end());
     all.targets.insert(all.targets.end(), batch->targets.begin(), batch->targets.end());
+    all.sources.insert(all.sources.end(), batch->needed.blocks.begin(), batch->needed.blocks.end());
+    in_runs |= batch->needed.in_runs;
   }
-  merge_ranges(all.sources, inputs.sizes.bridged_gap);
+  if (in_runs) {
+    all.sources = reads_of(inputs, all.targets);
+  } else {
+    merge_ranges(all.sources, inputs.sizes.bridged_gap);  // what reads_of would say
+  }
   return all;
 }
 
@@ -392,19 +453,23 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
         return;
       }
       // Consecutive parts, as many at a time as fit; what they share is read more than once.
-      std::vector<Range> some;
-      Batch fits;
-      for (const Range& range : batch.targets) {
-        some.push_back(range);
-        Batch grown = measure(inputs, some);
-        if (some.size() > 1 && work(grown) > 4 * round_bytes) {
-          batches.push_back(std::move(fits));
-          some = {range};
-          grown = measure(inputs, some);
+      for (std::span<const Range> left = batch.targets; !left.empty();) {
+        const auto take = [&](std::size_t count) {
+          return measure(inputs, {left.begin(), left.begin() + static_cast<std::ptrdiff_t>(count)});
+        };
+        Batch fits = take(1);
+        bool grows = true;
+        for (std::size_t step = 1; step > 0 && fits.targets.size() < left.size(); step = grows ? 2 * step : step / 2) {
+          Batch more = take(std::min(fits.targets.size() + step, left.size()));
+          if (work(more) <= 4 * round_bytes) {
+            fits = std::move(more);
+          } else {
+            grows = false;
+          }
         }
-        fits = std::move(grown);
+        left = left.subspan(fits.targets.size());
+        batches.push_back(std::move(fits));
       }
-      batches.push_back(std::move(fits));
       return;
     }
     std::vector<Range> cuts;
@@ -444,6 +509,7 @@ std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups
     for (const Range& range : ranges.sources) {
       round.source_slot = place_in_slot(round.source_slot, range.begin, inputs.sizes.page) + range.size();
     }
+    round.bytes_read = total(ranges.sources);
   }
   return rounds;
 }
@@ -508,15 +574,17 @@ void add_constants(const Inputs& inputs, const Range& target, Index slot_offset,
   }
 }
 
-}  // namespace
+/// Source bytes of a round, who reads them, and where they land in the reader's source slot.
+struct Segment {
+  Range range;
+  int reader;
+  Index slot_offset;
+};
 
-Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
-                int rank, int ranks, bool exchange) {
-  Round round;
-  std::vector<Range> sources = needed_sources(inputs, targets).ranges();
-  merge_ranges(sources, inputs.sizes.bridged_gap);
-
-  // Who reads what.
+/// What a round reads: with an exchange in even stripes by all ranks, else all by `rank`. By rising range.
+std::vector<Segment> segments_of(const Inputs& inputs, const std::vector<Range>& targets, int rank, int ranks,
+                                 bool exchange) {
+  const std::vector<Range> sources = reads_of(inputs, targets);
   std::vector<Segment> segments;
   if (exchange) {
     const Index all = total(sources);
@@ -539,11 +607,57 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
   } else {
     for (const Range& range : sources) segments.push_back({range, rank, 0});
   }
-  Index cursor = 0;
+  std::vector<Index> cursors(static_cast<std::size_t>(ranks), 0);
   for (Segment& segment : segments) {
-    if (segment.reader != rank) continue;
+    Index& cursor = cursors[static_cast<std::size_t>(segment.reader)];
     segment.slot_offset = place_in_slot(cursor, segment.range.begin, inputs.sizes.page);
     cursor = segment.slot_offset + segment.range.size();
+  }
+  return segments;
+}
+
+/// Calls visit(operation, segment, part) for the parts of all ops into `target` that lie in segments whose reader is
+/// `wanted`: ops by destination, parts by source.
+template <class Wanted, class Visit>
+void for_each_part(const Inputs& inputs, const Range& target, const std::vector<Segment>& segments, Wanted&& wanted,
+                   Visit&& visit) {
+  std::vector<StridedCopy> parts;
+  for_each_operation(inputs, target, [&](const CutOperation& operation) {
+    const Index element = bytes_of(operation.src_dtype);
+    StridedCopy by_src = operation.copy;
+    order_by_src(by_src);
+    const layout::Reach reach = src_reach(by_src);
+    const Index reach_begin = operation.src_begin + reach.begin * element;
+    const Index reach_end = operation.src_begin + reach.end * element;
+    auto segment = std::partition_point(segments.begin(), segments.end(), [&](const Segment& s) {
+      return s.range.file != operation.src_file ? s.range.file < operation.src_file : s.range.end <= reach_begin;
+    });
+    for (; segment != segments.end() && segment->range.file == operation.src_file && segment->range.begin < reach_end;
+         ++segment) {
+      if (!wanted(segment->reader)) continue;
+      // Positions of the segment in elements of the source array; bytes of gaps do not matter.
+      const Index low = segment->range.begin <= operation.src_begin
+                            ? 0
+                            : ceil_div(segment->range.begin - operation.src_begin, element);
+      const Index high = (segment->range.end - operation.src_begin) / element;
+      parts.clear();
+      cut_by_src(by_src, low, high, parts);
+      for (const StridedCopy& part : parts) visit(operation, *segment, part);
+    }
+  });
+}
+
+// Parts in a message begin at multiples of this, messages in a slot at multiples of that.
+constexpr Index kPartAlignment = 8, kMessageAlignment = 64;
+
+}  // namespace
+
+Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const Owner& owner, int rank, int ranks,
+                bool exchange) {
+  Round round;
+  const std::vector<Segment> segments = segments_of(inputs, targets, rank, ranks, exchange);
+  for (const Segment& segment : segments) {
+    if (segment.reader != rank) continue;
     round.reads.push_back({segment.range.file, segment.range.begin, segment.range.size(), segment.slot_offset});
   }
 
@@ -561,36 +675,17 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
   // Copies, in an order that sender and receiver share: targets as given, ops by destination, parts by source.
   std::map<int, std::vector<Copy>> outgoing, arriving;
   std::map<int, Index> outgoing_bytes, arriving_bytes;
-  std::vector<StridedCopy> parts;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     const Range& target = targets[i];
     const int writer = writers[i];
     if (!exchange && writer != rank) continue;
     const Own* mine = own_of[i];
-    for_each_operation(inputs, target, [&](const CutOperation& operation) {
-      const Index src_element = bytes_of(operation.src_dtype), dst_element = bytes_of(operation.dst_dtype);
-      StridedCopy by_src = operation.copy;
-      order_by_src(by_src);
-      const layout::Reach reach = src_reach(by_src);
-      const Index reach_begin = operation.src_begin + reach.begin * src_element;
-      const Index reach_end = operation.src_begin + reach.end * src_element;
-      auto segment = std::partition_point(segments.begin(), segments.end(), [&](const Segment& s) {
-        return s.range.file != operation.src_file ? s.range.file < operation.src_file : s.range.end <= reach_begin;
-      });
-      for (; segment != segments.end() && segment->range.file == operation.src_file && segment->range.begin < reach_end;
-           ++segment) {
-        const bool sends = segment->reader == rank && writer != rank,
-                   receives = segment->reader != rank && writer == rank;
-        const bool local = segment->reader == rank && writer == rank;
-        if (!sends && !receives && !local) continue;
-        // Positions of the segment in elements of the source array; bytes of gaps do not matter.
-        const Index low = segment->range.begin <= operation.src_begin
-                              ? 0
-                              : ceil_div(segment->range.begin - operation.src_begin, src_element);
-        const Index high = (segment->range.end - operation.src_begin) / src_element;
-        parts.clear();
-        cut_by_src(by_src, low, high, parts);
-        for (const StridedCopy& part : parts) {
+    const auto wanted = [&](int reader) { return reader == rank || writer == rank; };
+    for_each_part(
+        inputs, target, segments, wanted,
+        [&](const CutOperation& operation, const Segment& segment, const StridedCopy& part) {
+          const Index src_element = bytes_of(operation.src_dtype), dst_element = bytes_of(operation.dst_dtype);
+          const bool sends = writer != rank, local = segment.reader == writer;
           Copy copy;
           copy.src_dtype = operation.src_dtype;
           copy.dst_dtype = sends ? operation.src_dtype : operation.dst_dtype;
@@ -604,14 +699,14 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
           }
           if (local || sends) {
             copy.src_slot = Slot::source;
-            copy.src_byte = segment->slot_offset + operation.src_begin + part.src * src_element - segment->range.begin;
+            copy.src_byte = segment.slot_offset + operation.src_begin + part.src * src_element - segment.range.begin;
           }
           if (local) {
             order_by_dst(copy.strided);
             round.place.push_back(copy);
-            continue;
+            return;
           }
-          const int peer = sends ? writer : segment->reader;
+          const int peer = sends ? writer : segment.reader;
           Index& at = (sends ? outgoing_bytes : arriving_bytes)[peer];
           Index dense = 1;
           for (int k = part.rank; k-- > 0;) {
@@ -627,22 +722,20 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
             copy.src_byte = at;
           }
           (sends ? outgoing : arriving)[peer].push_back(copy);
-          at = round_up(at + dense * src_element, 8);
-        }
-      }
-    });
+          at = round_up(at + dense * src_element, kPartAlignment);
+        });
     if (writer == rank) add_constants(inputs, target, mine->slot_offset, round.constants);
   }
 
   // Messages lie one after the other by peer.
-  cursor = 0;
+  Index cursor = 0;
   for (auto& [peer, copies] : outgoing) {
     for (Copy& copy : copies) {
       copy.dst_byte += cursor;
       round.pack.push_back(copy);
     }
     round.sends.push_back({peer, cursor, outgoing_bytes[peer]});
-    cursor = round_up(cursor + outgoing_bytes[peer], 64);
+    cursor = round_up(cursor + outgoing_bytes[peer], kMessageAlignment);
   }
   cursor = 0;
   for (auto& [peer, copies] : arriving) {
@@ -651,9 +744,49 @@ Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const s
       round.place.push_back(copy);
     }
     round.receives.push_back({peer, cursor, arriving_bytes[peer]});
-    cursor = round_up(cursor + arriving_bytes[peer], 64);
+    cursor = round_up(cursor + arriving_bytes[peer], kMessageAlignment);
   }
   return round;
+}
+
+RoundNeeds needs_of_exchange(const Inputs& inputs, const std::vector<Range>& targets, const Owner& owner, int ranks) {
+  RoundNeeds needs;
+  const auto note = [&](Slot slot, Index used) {
+    Index& size = needs.slots[static_cast<std::size_t>(slot)];
+    size = std::max(size, used);
+  };
+  const std::vector<Segment> segments = segments_of(inputs, targets, 0, ranks, true);
+  for (const Segment& segment : segments) {
+    needs.bytes_read += segment.range.size();
+    note(Slot::source, segment.slot_offset + segment.range.size());
+  }
+  std::map<int, std::vector<Own>> written;
+  std::map<std::pair<int, int>, Index> messages;  // bytes by sender and receiver
+  for (const Range& target : targets) {
+    const int writer = owner(target);
+    written[writer].push_back({&target, 0, 0});
+    for_each_part(
+        inputs, target, segments, [&](int reader) { return reader != writer; },
+        [&](const CutOperation& operation, const Segment& segment, const StridedCopy& part) {
+          messages[{segment.reader, writer}] += round_up(part.volume() * bytes_of(operation.src_dtype), kPartAlignment);
+        });
+  }
+  std::vector<Write> writes;
+  for (auto& [writer, own] : written) {
+    writes.clear();
+    note(Slot::output, place_writes(inputs, own, writes));
+  }
+  // A rank's messages lie one after the other by peer.
+  std::vector<Index> sent(static_cast<std::size_t>(ranks), 0), received = sent;
+  for (const auto& [ends, bytes] : messages) {
+    const auto add = [&](Slot slot, Index& cursor) {
+      cursor = round_up(cursor, kMessageAlignment) + bytes;
+      note(slot, cursor);
+    };
+    add(Slot::outgoing, sent[static_cast<std::size_t>(ends.first)]);
+    add(Slot::received, received[static_cast<std::size_t>(ends.second)]);
+  }
+  return needs;
 }
 
 }  // namespace reshard::plan

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <vector>
 
@@ -65,26 +66,20 @@ void for_each_operation(const Inputs& inputs, const Range& range, Visit&& visit)
   }
 }
 
-/// How finely the source bytes of a copy are told apart.
-enum class Grain {
-  block,  ///< short runs are taken together with the gaps between them
-  run,    ///< only small gaps are bridged
-};
-
-/// Appends the byte ranges of the source file that a cut operation reads, by rising begin.
-void source_ranges(const CutOperation& operation, Grain grain, const Sizes& sizes, std::vector<Range>& ranges);
-
 /// Sorts and merges ranges that touch, overlap, or leave a gap of at most `gap` bytes.
 void merge_ranges(std::vector<Range>& ranges, Index gap);
 
-/// What to read for some target ranges.
+/// What some target ranges need of the sources.
 struct Needed {
-  std::vector<Range> blocks;  ///< at grain block: what tells whether two targets share sources
-  std::vector<Range> runs;    ///< at grain run, where blocks would read too much; else empty
-  Index bytes = 0;            ///< of ranges()
-  const std::vector<Range>& ranges() const { return runs.empty() ? blocks : runs; }
+  std::vector<Range>
+      blocks;            ///< short runs together with the gaps between them: tells whether two targets share sources
+  bool in_runs = false;  ///< blocks would read too much: only small gaps between runs are read
+  Index bytes = 0;       ///< to read; of runs, which may be too many to list, at most
 };
 Needed needed_sources(const Inputs& inputs, std::span<const Range> targets);
+
+/// What is read for some target ranges together: disjoint, sorted, with gaps of more than Sizes::bridged_gap.
+std::vector<Range> reads_of(const Inputs& inputs, std::span<const Range> targets);
 
 /// Target ranges and what they need.
 struct Batch {
@@ -99,9 +94,11 @@ Batch measure(const Inputs& inputs, std::vector<Range> targets);
 /// are in the order of their first batch.
 std::vector<Batch> linked(const Inputs& inputs, std::vector<Batch> batches);
 
-/// Target ranges that are made in one round, and what slots they need on a rank that makes them alone.
+/// Target ranges that are made in one round, and, for a rank that makes them alone, what it reads and the slots it
+/// needs.
 struct CutRound {
   std::vector<Range> targets;
+  Index bytes_read = 0;
   Index source_slot = 0, output_slot = 0;
 };
 
@@ -111,16 +108,19 @@ struct CutRound {
 /// more than once.
 std::vector<CutRound> cut_rounds(const Inputs& inputs, std::vector<Batch> groups, Index round_bytes, bool force);
 
-/// Which rank reads which source bytes of a round, and where they land in its source slot.
-struct Segment {
-  Range range;
-  int reader;
-  Index slot_offset;
-};
+/// Gives the rank that writes a range.
+using Owner = std::function<int(const Range&)>;
 
-/// Spells out one round for one rank. `owner` gives the rank that writes a range. If `exchange`, the sources are read
-/// in even stripes by all ranks, else all by `rank`.
-Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const std::function<int(const Range&)>& owner,
-                int rank, int ranks, bool exchange);
+/// Spells out one round for one rank. If `exchange`, the sources are read in even stripes by all ranks, else all by
+/// `rank`.
+Round spell_out(const Inputs& inputs, const std::vector<Range>& targets, const Owner& owner, int rank, int ranks,
+                bool exchange);
+
+/// What spell_out would come to for a round with an exchange.
+struct RoundNeeds {
+  Index bytes_read = 0;             ///< by all ranks
+  std::array<Index, 4> slots = {};  ///< bytes, by Slot: the largest of any rank
+};
+RoundNeeds needs_of_exchange(const Inputs& inputs, const std::vector<Range>& targets, const Owner& owner, int ranks);
 
 }  // namespace reshard::plan

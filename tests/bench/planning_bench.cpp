@@ -201,20 +201,19 @@ void write_headers(const std::string& folder, const std::string& model, const mo
   for (const format::Sidecar& sidecar : target.sidecars) test::put_file(folder + "/" + sidecar.path, sidecar.text);
 }
 
-/// From opening the folder to the plan, as a rank of `reshard convert` does it.
-Json plan_conversion(const model::Library& library, const std::string& folder, const std::string& to,
-                     const layout::Mesh& mesh) {
+/// From opening the source to the plan, as a rank of `reshard convert` does it.
+Json plan_conversion(const model::Library& library, const std::string& source, const std::string& to,
+                     const layout::Mesh& mesh, plan::Options options = {}) {
   const double start_s = now_s(), start_user_s = user_s();
   const auto comm = comm::make_self_comm();
   Conversion conversion;
-  conversion.source = require(format::open_checkpoint(folder, {}, library, *comm));
+  conversion.source = require(format::open_checkpoint(source, {}, library, *comm));
   const double opened_s = now_s();
   format::TargetOptions target_options;
   target_options.mesh = mesh;
   conversion.target = require(format::describe_target(conversion.source, to, target_options, library));
   std::vector<plan::Transfer> transfers = conversion.transfers();
   std::vector<plan::TargetFile> files = conversion.target_files();
-  plan::Options options;
   options.table_bytes = conversion.table_bytes();
   const double described_s = now_s();
   const plan::Plan plan = require(plan::Plan::make(std::move(transfers), std::move(files), options));
@@ -265,6 +264,19 @@ int run(int argc, char** argv) {
     mesh.tp = 8;
     mesh.pp = 4;
     return plan_conversion(library, folder.path(), "nanotron", mesh);
+  });
+  // Rows of 13 KB between gaps of 92 KB; and linked rows that no slot of this budget holds together.
+  add_case(report, "405B hf to nanotron tp8 pp16", 2.0, std::nullopt, [&] {
+    layout::Mesh mesh;
+    mesh.tp = 8;
+    mesh.pp = 16;
+    return plan_conversion(library, "synthetic:llama3-405b", "nanotron", mesh, plan::Options{.ranks = 8});
+  });
+  add_case(report, "8B hf to meta tp8, 16 ranks, 100 MiB", 2.0, std::nullopt, [&] {
+    layout::Mesh mesh;
+    mesh.tp = 8;
+    return plan_conversion(library, "synthetic:llama3-8b", "meta", mesh,
+                           plan::Options{.ranks = 16, .memory_budget = 100 * kMiB});
   });
   for (const std::string format : {"cut_rows", "cut_flat"}) {
     for (const Index src_ranks : {64, 128, 256, 512, 1024}) {

@@ -82,12 +82,12 @@ class Plan {
   /// What one rank will move, by spelling out its rounds: the executor's counters must equal it. Local, pure.
   Totals totals(int rank) const;
 
-  Index source_bytes() const;       ///< source bytes that this plan's spans need, each once
-  Index target_bytes() const;       ///< bytes of this plan's spans: those of its part that are not done
+  Index source_bytes() const;  ///< source bytes that this plan's spans need, each once, with the gaps that are read
+  Index target_bytes() const;  ///< bytes of this plan's spans: those of its part that are not done
   Index slot_memory_bytes() const;  ///< of one rank, at the depth chosen
   Index memory_bytes() const;       ///< of the plan itself
-  /// A budget from which on each source byte is read once (amplification <= 1.01): the smallest that does so without
-  /// cutting what hangs together, which may read little more with less. Costs several plannings.
+  /// The smallest memory budget with which this route reads each source byte once (amplification <= 1.01); 0: none
+  /// does. Costs several plannings.
   Index read_once_budget() const;
   /// Rank that writes a span; -1: none, it is done or another part's.
   int owner(std::uint32_t target_file, Index span) const;

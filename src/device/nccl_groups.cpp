@@ -18,29 +18,41 @@ using Result = Nccl::Result;
 /// A communicator of this rank, made in steps that never block.
 class NcclGroups : public Groups {
  public:
-  NcclGroups(Nccl& nccl, Device& device) : nccl_(nccl), device_(device) {}
+  NcclGroups(Nccl& nccl, Device& device, std::chrono::duration<double> patience)
+      : nccl_(nccl), device_(device), patience_(patience) {}
 
   ~NcclGroups() override {
-    if (communicator_ == nullptr || aborting_) return;
-    Result result = nccl_.finalize(communicator_);
-    if (result == Result::in_progress) result = settled(kPatience);
-    if (result == Result::success) {
-      nccl_.destroy(communicator_);
+    if (communicator_ != nullptr && !aborting_) {
+      Result result = nccl_.finalize(communicator_);
+      if (result == Result::in_progress) result = settled(least_patience());
+      if (result == Result::success) {
+        nccl_.destroy(communicator_);
+      } else {
+        abort();
+      }
+    }
+    if (!aborter_.joinable()) return;
+    for (const auto start = Clock::now(); !*aborted_ && Clock::now() - start < least_patience();) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    // One that hangs is left behind: the process is about to end.
+    if (*aborted_) {
+      aborter_.join();
     } else {
-      abort();
+      aborter_.detach();
     }
   }
 
-  Status init(int size, const Nccl::Id& id, int rank, std::chrono::duration<double> patience) {
+  Status init(int size, const Nccl::Id& id, int rank) {
     const Result result = nccl_.init_rank(communicator_, size, id, rank);
     if (result != Result::success && result != Result::in_progress) return failure("start NCCL", result);
-    const Result state = settled(patience);
+    const Result state = settled(patience_);
     if (state == Result::success) return {};
     if (state != Result::in_progress) return failure("start NCCL", state);
     return run_error(
         fmt::format("NCCL did not start within {:.0f} s: do all ranks reach each other "
                     "(NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more)?",
-                    patience.count()));
+                    patience_.count()));
   }
 
   bool ready() override {
@@ -75,14 +87,16 @@ class NcclGroups : public Groups {
     if (communicator_ == nullptr || aborting_) return;
     aborting_ = true;
     // It may wait for NCCL's own threads; the caller has deadlines.
-    aborter_ = std::jthread([this] {
-      nccl_.abort(communicator_);
-      aborted_ = true;
+    aborter_ = std::thread([&nccl = nccl_, communicator = communicator_, aborted = aborted_] {
+      nccl.abort(communicator);
+      *aborted = true;
     });
   }
 
  private:
-  static constexpr std::chrono::seconds kPatience{10};
+  std::chrono::duration<double> least_patience() const {
+    return std::min(patience_, std::chrono::duration<double>(10));
+  }
 
   /// What became of the start of a group.
   struct Launch {
@@ -108,7 +122,7 @@ class NcclGroups : public Groups {
    private:
     // What the device still works on is waited for.
     Expected<bool> test_aborted() {
-      if (!groups_.aborted_) return false;
+      if (!*groups_.aborted_) return false;
       if (!launch_->done) {
         RESHARD_TRY(launch_->done, groups_.device_.mark_exchange());
       }
@@ -156,11 +170,12 @@ class NcclGroups : public Groups {
 
   Nccl& nccl_;
   Device& device_;
+  const std::chrono::duration<double> patience_;
   Nccl::Communicator communicator_ = nullptr;
   std::shared_ptr<Launch> launching_;  // of the group that is not all in the queue yet
   bool aborting_ = false;
-  std::atomic<bool> aborted_{false};
-  std::jthread aborter_;  // last: joined first
+  const std::shared_ptr<std::atomic<bool>> aborted_ = std::make_shared<std::atomic<bool>>(false);
+  std::thread aborter_;
 };
 
 }  // namespace
@@ -185,8 +200,8 @@ Expected<std::unique_ptr<Groups>> make_nccl_groups(Nccl& nccl, Device& device, c
   comm.broadcast(packed, 0);
   std::copy(packed.begin(), packed.end(), id.begin());
 
-  auto groups = std::make_unique<NcclGroups>(nccl, device);
-  const Status started = groups->init(comm.size(), id, comm.rank(), std::chrono::duration<double>(timeout_s));
+  auto groups = std::make_unique<NcclGroups>(nccl, device, std::chrono::duration<double>(timeout_s));
+  const Status started = groups->init(comm.size(), id, comm.rank());
   if (!started) groups->abort();
   const Status agreed = comm::agree(comm, Status(started));
   if (!agreed) {

@@ -7,7 +7,10 @@
 namespace reshard::exec {
 namespace {
 
-/// The places of reads, messages or writes in their slot; neighbours become one.
+// A transfer costs what so many bytes do. Nobody looks at what lies between pieces.
+constexpr Index kBridgedGap = 64 * kKiB;
+
+/// The places of reads, messages or writes in their slot; those that are close become one.
 template <class Pieces>
 std::vector<device::Range> ranges_of(const Pieces& pieces) {
   std::vector<device::Range> all;
@@ -17,7 +20,7 @@ std::vector<device::Range> ranges_of(const Pieces& pieces) {
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
   std::vector<device::Range> joined;
   for (const device::Range& range : all) {
-    if (!joined.empty() && range.offset <= joined.back().offset + joined.back().length) {
+    if (!joined.empty() && range.offset - joined.back().offset - joined.back().length <= kBridgedGap) {
       device::Range& last = joined.back();
       last.length = std::max(last.length, range.offset + range.length - last.offset);
     } else {

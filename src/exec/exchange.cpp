@@ -109,7 +109,7 @@ bool GroupExchange::step() {
     const auto work = pipeline_.ready_to_receive(next_);
     if (!work || !pipeline_.ready_to_send(next_)) break;
     if (Status started = start(next_, work->round); !started) {
-      pipeline_.fail(std::move(started).error());
+      set_error(std::move(started).error());
       break;
     }
     ++next_;
@@ -146,8 +146,7 @@ bool GroupExchange::test() {
     }
     if (done && !*done) break;
     if (!done && !stopped_) {
-      error_ = std::move(done).error();
-      failed_ = Clock::now();
+      set_error(std::move(done).error());
       break;
     }
     if (!stopped_) {
@@ -159,6 +158,11 @@ bool GroupExchange::test() {
   }
   if (error_ && !stopped_ && Clock::now() - failed_ > kEcho) pipeline_.fail(*error_);
   return moved;
+}
+
+void GroupExchange::set_error(Error error) {
+  error_ = std::move(error);
+  failed_ = Clock::now();
 }
 
 void GroupExchange::stop() {

@@ -106,6 +106,7 @@ class GroupExchange : public Exchange {
   };
 
   Status start(Index number, const plan::Round& round);
+  void set_error(Error error);
 
   const Slots& slots_;
   Pipeline& pipeline_;

@@ -88,9 +88,10 @@ int launch(const Op* device_ops, const Task* device_tasks, Index num_tasks, cons
     return error;
   }
   const auto blocks = static_cast<unsigned>(std::min<Index>(num_tasks, Index{processors} * kBlocksPerProcessor));
-  run_tasks<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(device_ops, device_tasks, num_tasks, slots,
-                                                                        device_digests);
-  return cudaGetLastError();
+  // Says what became of this launch, where cudaGetLastError() may speak of an earlier call.
+  SlotBases bases = slots;
+  void* arguments[] = {&device_ops, &device_tasks, &num_tasks, &bases, &device_digests};
+  return cudaLaunchKernel(run_tasks, dim3(blocks), dim3(kThreads), arguments, 0, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace reshard::repack

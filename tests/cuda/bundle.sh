@@ -79,7 +79,7 @@ strip "$bundle"/bin/* "$mpi"/bin/*
 find "$bundle" -name '*.so*' -type f -exec strip --strip-unneeded {} +
 
 cp -r "$source_dir"/tests/{data,interop} "$bundle/checkout/tests/"
-cp -r "$source_dir/configs/schema" "$bundle/checkout/configs/"
+cp -r "$source_dir"/configs/{format,schema} "$bundle/checkout/configs/"
 find "$bundle/checkout" -name __pycache__ -prune -exec rm -r {} +
 cp "$source_dir/tests/cuda/run.sh" "$bundle/"
 

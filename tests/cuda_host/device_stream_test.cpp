@@ -203,6 +203,20 @@ TEST(DeviceStream, ACommunicatorThatDoesNotComeToBeEndsAllRanks) {
   expect_all_fail(run(job, Carrier::nccl, world, random(), hooks), "rank 2: NCCL did not start within 0 s");
 }
 
+TEST(DeviceStream, NobodyWaitsLongForNcclToAbort) {
+  std::mt19937_64 random(10);
+  const Job job = exchanging_job(random, 3);
+  test::NcclWorld world(3);
+  world.silent_rank = 2;
+  world.hold_aborts = std::make_shared<std::latch>(1);
+  Hooks hooks;
+  hooks.nccl_timeout_s = 0.4;
+  const auto start = std::chrono::steady_clock::now();
+  expect_all_fail(run(job, Carrier::nccl, world, random(), hooks), "rank 2: NCCL did not start within 0 s");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  world.hold_aborts->count_down();
+}
+
 TEST(DeviceStream, RanksWithOtherVersionsOfNcclAreRefused) {
   test::NcclWorld world(3);
   world.versions[2] = 22304;

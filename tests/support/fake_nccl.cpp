@@ -118,6 +118,7 @@ Result FakeNccl::group_start() {
   if (in_group_ || gone_) violate("a group in a group, or after the end");
   if (polls_left_ > 0) violate("a group while a call is in progress");
   in_group_ = true;
+  group_failed_ = false;
   group_ = {};
   return Result::success;
 }
@@ -125,6 +126,10 @@ Result FakeNccl::group_start() {
 Result FakeNccl::send(const std::byte* bytes, std::size_t length, int peer, Communicator communicator, void* queue) {
   if (!in_group_ || communicator != this) violate("a send outside of a group");
   if (!HostDevice::owns(bytes, static_cast<Index>(length))) violate("a send from memory of the host");
+  if (sees_error()) {
+    group_failed_ = true;
+    return kRemoteError;
+  }
   queue_ = queue;
   group_.sends.push_back({const_cast<std::byte*>(bytes), length, peer});
   return group_.sends.size() % 3 == 2 ? Result::in_progress : Result::success;
@@ -141,6 +146,7 @@ Result FakeNccl::receive(std::byte* bytes, std::size_t length, int peer, Communi
 Result FakeNccl::group_end() {
   if (!in_group_) violate("the end of no group");
   in_group_ = false;
+  if (group_failed_) return kRemoteError;
   const std::size_t number = next_group_++;
   const bool fails = rank_ == world_.failing_rank && number == world_.failing_group;
   failed_ = failed_ || fails;
@@ -159,8 +165,10 @@ Result FakeNccl::async_error(Communicator) {
     --polls_left_;
     return Result::in_progress;
   }
-  return failed_ || (world_.echoes && world_.any_aborted()) ? kRemoteError : Result::success;
+  return sees_error() ? kRemoteError : Result::success;
 }
+
+bool FakeNccl::sees_error() const { return failed_ || (world_.echoes && world_.any_aborted()); }
 
 Result FakeNccl::finalize(Communicator) {
   if (gone_) violate("finalized after the end");
@@ -178,6 +186,8 @@ Result FakeNccl::abort(Communicator) {
   if (gone_) violate("aborted after the end");
   gone_ = true;
   world_.abort(rank_);
+  // Who calls may be gone when this returns.
+  if (const auto hold = world_.hold_aborts) hold->wait();
   return Result::success;
 }
 

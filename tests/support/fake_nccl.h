@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <latch>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,10 +42,11 @@ class NcclWorld {
   // Faults, set before use.
   int failing_rank = -1;  ///< whose group number `failing_group` ends with an error of NCCL
   std::size_t failing_group = 0;
-  int polls = 2;                     ///< how often a call is still in progress when asked
-  std::map<int, int> versions = {};  ///< of ranks with another one than 22809
-  bool echoes = false;               ///< peers of a rank that aborted see an error
-  int silent_rank = -1;              ///< whose communicator never comes to be
+  int polls = 2;                                 ///< how often a call is still in progress when asked
+  std::map<int, int> versions = {};              ///< of ranks with another one than 22809
+  bool echoes = false;                           ///< peers of a rank that aborted see an error
+  int silent_rank = -1;                          ///< whose communicator never comes to be
+  std::shared_ptr<std::latch> hold_aborts = {};  ///< if set, calls that abort return only after it
 
  private:
   friend class FakeNccl;
@@ -81,11 +83,12 @@ class FakeNccl : public device::Nccl {
 
  private:
   void violate(const std::string& what);
+  bool sees_error() const;
 
   NcclWorld& world_;
   const int rank_;
   int polls_left_ = 0;
-  bool in_group_ = false, failed_ = false;
+  bool in_group_ = false, failed_ = false, group_failed_ = false;
   std::atomic<bool> gone_{false};
   NcclWorld::Group group_;
   void* queue_ = nullptr;

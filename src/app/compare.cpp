@@ -25,12 +25,17 @@ Raw load(const std::byte* at) {
 
 double finite_or_zero(double value) { return value - value == 0 ? value : 0; }
 
-template <class Raw, class ToDouble>
-void compare_block(const std::byte* a, const std::byte* b, Index count, ToDouble to_double, PairSums& sums) {
+/// `to_bits` turns what is stored into the bits that tell equal elements, `to_double` these into a value.
+template <class Raw, class ToBits, class ToDouble>
+void compare_block(const std::byte* a, const std::byte* b, Index count, ToBits to_bits, ToDouble to_double,
+                   PairSums& sums) {
+  const auto bits_at = [&](const std::byte* from, Index i) {
+    return to_bits(load<Raw>(from + static_cast<std::size_t>(i) * sizeof(Raw)));
+  };
   if (std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(Raw)) == 0) {
     double squares = 0;
     for (Index i = 0; i < count; ++i) {
-      const double x = finite_or_zero(to_double(load<Raw>(a + static_cast<std::size_t>(i) * sizeof(Raw))));
+      const double x = finite_or_zero(to_double(bits_at(a, i)));
       squares += x * x;
     }
     sums.a_squares += squares;
@@ -39,34 +44,31 @@ void compare_block(const std::byte* a, const std::byte* b, Index count, ToDouble
     return;
   }
   for (Index i = 0; i < count; ++i) {
-    const double x = to_double(load<Raw>(a + static_cast<std::size_t>(i) * sizeof(Raw)));
-    const double y = to_double(load<Raw>(b + static_cast<std::size_t>(i) * sizeof(Raw)));
+    const auto a_bits = bits_at(a, i), b_bits = bits_at(b, i);
+    const double x = to_double(a_bits), y = to_double(b_bits);
+    if (a_bits != b_bits) ++sums.changed;
     if (finite_or_zero(x) != x || finite_or_zero(y) != y) {
       if (x == y || (std::isnan(x) && std::isnan(y))) continue;
-      ++sums.changed;
       sums.max_abs = std::numeric_limits<double>::infinity();
       continue;
     }
     const double difference = std::abs(x - y);
-    if (difference != 0) {
-      ++sums.changed;
-      sums.max_abs = std::max(sums.max_abs, difference);
-      sums.abs += difference;
-      sums.squares += difference * difference;
-    }
+    sums.max_abs = std::max(sums.max_abs, difference);
+    sums.abs += difference;
+    sums.squares += difference * difference;
     sums.a_squares += x * x;
     sums.b_squares += y * y;
     sums.products += x * y;
   }
 }
 
-template <class Raw, class ToDouble>
-PairSums compare_all(const std::byte* a, const std::byte* b, Index count, ToDouble to_double) {
+template <class Raw, class ToBits, class ToDouble>
+PairSums compare_all(const std::byte* a, const std::byte* b, Index count, ToBits to_bits, ToDouble to_double) {
   PairSums sums;
   sums.elements = count;
   for (Index at = 0; at < count; at += kBlock) {
     const std::size_t byte = static_cast<std::size_t>(at) * sizeof(Raw);
-    compare_block<Raw>(a + byte, b + byte, std::min(kBlock, count - at), to_double, sums);
+    compare_block<Raw>(a + byte, b + byte, std::min(kBlock, count - at), to_bits, to_double, sums);
   }
   return sums;
 }
@@ -74,14 +76,21 @@ PairSums compare_all(const std::byte* a, const std::byte* b, Index count, ToDoub
 /// Compares a float type by its widening to binary32.
 template <DType kType, class Raw>
 PairSums compare_widened(const std::byte* a, const std::byte* b, Index count) {
-  return compare_all<Raw>(a, b, count, [](Raw raw) {
-    return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(repack::digest_bits<kType>(raw))));
-  });
+  return compare_all<Raw>(
+      a, b, count, [](Raw raw) { return static_cast<std::uint32_t>(repack::digest_bits<kType>(raw)); },
+      [](std::uint32_t bits) { return static_cast<double>(std::bit_cast<float>(bits)); });
 }
 
-template <class Raw>
-PairSums compare_numbers(const std::byte* a, const std::byte* b, Index count) {
-  return compare_all<Raw>(a, b, count, [](Raw raw) { return static_cast<double>(raw); });
+PairSums compare_f64(const std::byte* a, const std::byte* b, Index count) {
+  return compare_all<std::uint64_t>(
+      a, b, count, [](std::uint64_t raw) { return raw; },
+      [](std::uint64_t bits) { return std::bit_cast<double>(bits); });
+}
+
+template <class Integer>
+PairSums compare_integers(const std::byte* a, const std::byte* b, Index count) {
+  return compare_all<Integer>(
+      a, b, count, [](Integer value) { return value; }, [](Integer value) { return static_cast<double>(value); });
 }
 
 }  // namespace
@@ -108,7 +117,7 @@ PairSums compare_elements(DType dtype, const std::byte* a, const std::byte* b, I
     case DType::c64:
       return compare_widened<DType::f32, std::uint32_t>(a, b, 2 * count);
     case DType::f64:
-      return compare_numbers<double>(a, b, count);
+      return compare_f64(a, b, count);
     case DType::f8_e4m3:
       return compare_widened<DType::f8_e4m3, std::uint8_t>(a, b, count);
     case DType::f8_e5m2:
@@ -121,21 +130,21 @@ PairSums compare_elements(DType dtype, const std::byte* a, const std::byte* b, I
       return compare_widened<DType::f8_e8m0, std::uint8_t>(a, b, count);
     case DType::boolean:
     case DType::u8:
-      return compare_numbers<std::uint8_t>(a, b, count);
+      return compare_integers<std::uint8_t>(a, b, count);
     case DType::i8:
-      return compare_numbers<std::int8_t>(a, b, count);
+      return compare_integers<std::int8_t>(a, b, count);
     case DType::u16:
-      return compare_numbers<std::uint16_t>(a, b, count);
+      return compare_integers<std::uint16_t>(a, b, count);
     case DType::i16:
-      return compare_numbers<std::int16_t>(a, b, count);
+      return compare_integers<std::int16_t>(a, b, count);
     case DType::u32:
-      return compare_numbers<std::uint32_t>(a, b, count);
+      return compare_integers<std::uint32_t>(a, b, count);
     case DType::i32:
-      return compare_numbers<std::int32_t>(a, b, count);
+      return compare_integers<std::int32_t>(a, b, count);
     case DType::u64:
-      return compare_numbers<std::uint64_t>(a, b, count);
+      return compare_integers<std::uint64_t>(a, b, count);
     case DType::i64:
-      return compare_numbers<std::int64_t>(a, b, count);
+      return compare_integers<std::int64_t>(a, b, count);
     case DType::f4:
     case DType::f6_e2m3:
     case DType::f6_e3m2:

@@ -191,6 +191,7 @@ Expected<std::unique_ptr<Conversion>> describe_conversion(Context& context, cons
   context.tell_notes(conversion->checkpoint.probe.config_notes);
   context.tell_notes(conversion->checkpoint.probe.conversion_notes);
   tell_unmatched(context, options, conversion->checkpoint);
+  context.tell(context.stage, "planning");
   RESHARD_CHECK(comm::agree(context.comm, describe(context, options, *format, *conversion)));
   if (!options.keep_dtype.empty()) {
     const layout::Layout& layout = *conversion->target.layout;

@@ -60,10 +60,12 @@ Expected<InspectResult> inspect(Context& context, const Options& options) {
   result.bytes = stored_bytes(probe.directory);
   result.num_files = std::ssize(probe.directory.files);
   result.num_arrays = std::ssize(probe.directory.entries);
-  for (const format::Directory::Entry& entry : probe.directory.entries) {
-    if (!is_chosen(entry.entry.name, options)) continue;
-    result.arrays.push_back({entry.entry.name, entry.entry.dtype, entry.entry.shape, probe.directory.files[entry.file],
-                             entry.entry.length});
+  const std::vector<std::string> names = format::array_names(checkpoint);
+  for (std::size_t e = 0; e < names.size(); ++e) {
+    if (!is_chosen(names[e], options)) continue;
+    const format::Directory::Entry& entry = probe.directory.entries[e];
+    result.arrays.push_back(
+        {names[e], entry.entry.dtype, entry.entry.shape, probe.directory.files[entry.file], entry.entry.length});
   }
   for (const format::Sidecar& sidecar : probe.carried) result.side_files.push_back(sidecar.path);
   result.dropped = checkpoint.dropped;

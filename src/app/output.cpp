@@ -125,6 +125,7 @@ job::Claim::Request claim_request(const Context& context, const Options& options
 Expected<std::optional<Output>> Output::open(Context& context, const Options& options, const Conversion& conversion,
                                              const plan::Plan& plan) {
   comm::Comm& comm = context.comm;
+  context.tell(context.stage, "claiming the output");
   Output output(conversion);
   output.alone_ = options.parts == 1;
   std::string packed;
@@ -256,6 +257,7 @@ Expected<Streamed> Output::stream(Context& context, const plan::Plan& plan, Inde
 
 Expected<std::optional<Digests>> Output::finish(Context& context, const Options& options, std::uint64_t plan_hash) {
   comm::Comm& comm = context.comm;
+  context.tell(context.stage, "committing");
   std::optional<Digests> digests;
   std::string last;
   const Status status = comm.rank() != 0 ? Status() : [&]() -> Status {

@@ -45,8 +45,8 @@ void judge_lines(const format::Checkpoint& checkpoint, const Options& options, V
 }
 
 std::vector<std::string> stored_names(const format::Checkpoint& checkpoint) {
-  std::vector<std::string> names;
-  for (const auto& entry : checkpoint.probe.directory.entries) names.push_back(entry.entry.name);
+  std::vector<std::string> names = format::array_names(checkpoint);
+  names.insert(names.end(), checkpoint.dropped.begin(), checkpoint.dropped.end());
   return names;
 }
 
@@ -108,6 +108,7 @@ void tell_unmatched(const Context& context, const std::string& option, const std
 }
 
 void tell_unmatched(const Context& context, const Options& options, const format::Checkpoint& checkpoint) {
+  if (!chooses(options) && options.passthrough.empty()) return;
   tell_unmatched(context, options, stored_names(checkpoint));
 }
 

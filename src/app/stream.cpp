@@ -129,6 +129,7 @@ format::SourceOptions source_options(const Options& options) {
   source.tokenizer_from = options.tokenizer_from;
   source.vocab_size = options.vocab_size;
   source.step = options.step;
+  source.to = options.to;
   source.follow = options.follow_symlinks ? io::Follow::all : io::Follow::cache;
   source.passthrough = options.passthrough;
   source.include = options.include;
@@ -138,6 +139,7 @@ format::SourceOptions source_options(const Options& options) {
 
 Expected<format::Checkpoint> open_source(Context& context, const std::string& path,
                                          const format::SourceOptions& options) {
+  context.tell(context.stage, "reading headers");
   RESHARD_TRY(format::Checkpoint checkpoint, format::open_checkpoint(path, options, context.library, context.comm));
   context.tell_notes(checkpoint.probe.notes);
   return checkpoint;
@@ -236,6 +238,7 @@ Index table_bytes(const Canonical& canonical) {
 Expected<plan::Plan> make_plan(Context& context, std::vector<plan::Transfer> transfers,
                                std::vector<plan::TargetFile> targets, const plan::Options& options) {
   comm::Comm& comm = context.comm;
+  context.tell(context.stage, "planning");
   Expected<plan::Plan> plan = plan::Plan::make(std::move(transfers), std::move(targets), options);
   RESHARD_CHECK(comm::agree(comm, plan ? Status{} : Status{plan.error()}));
   const std::vector<std::string> hashes = comm.all_gather(fmt::format("{:016x}", plan->schedule_hash()));
@@ -255,6 +258,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   comm::Comm& comm = context.comm;
   using Clock = std::chrono::steady_clock;
   const Clock::time_point begin = Clock::now();
+  context.tell(context.stage, "starting");
   CheckpointFiles files(sources);
   RESHARD_CHECK(comm::agree(comm, files.probe()));
   exec::Options options = executor_options(comm);
@@ -268,6 +272,7 @@ Expected<Streamed> run_stream(Context& context, const plan::Plan& plan,
   RESHARD_TRY(options.engine, context.engines.engine(comm, schedule->exchanges()));
   RESHARD_TRY(exec::Outcome outcome, exec::execute(*schedule, files, sink, comm, options));
 
+  context.tell(context.stage, "checking the source");
   Status unchanged;
   if (comm.rank() == 0) {
     for (const format::Checkpoint* source : sources) {

@@ -136,6 +136,7 @@ Expected<Check> check_archives(Context& context, const format::Checkpoint& check
     check.detail = "a part of the checkpoint was asked for";
     return check;
   }
+  context.tell(context.stage, "checking archives");
   RESHARD_TRY(const UnreadResult unread, check_unread(context, checkpoint));
   if (unread.files == 0) {
     check.detail = "no file says more than what is read of it";
@@ -244,6 +245,7 @@ Expected<VerifyResult> verify(Context& context, const Options& given) {
   if (given.against.empty() && !given.against_from.empty()) {
     return usage_error("--against-from " + given.against_from + ": needs --against, the checkpoint to compare with");
   }
+  context.tell(context.stage, "reading headers");
   RESHARD_TRY(const Options options, with_recorded_vocabulary(context, given));
   VerifyResult result;
   result.checkpoint = options.src;

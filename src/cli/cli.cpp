@@ -215,8 +215,7 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
   ProgressPrinter progress(std::string(info(*invocation.command).name), invocation.progress,
                            isatty(STDERR_FILENO) == 1);
   const auto tell = [&](const char* kind, const std::string& text) {
-    progress.clear();
-    std::fputs(fmt::format("reshard: {}: {}\n", kind, text).c_str(), stderr);
+    progress.say(fmt::format("reshard: {}: {}", kind, text));
   };
   app::Engines engines(options.device, options.exchange);
   app::Context context{comm,
@@ -226,10 +225,11 @@ Expected<int> run_on_ranks(const std::vector<std::string>& arguments, comm::Comm
                        std::move(command),
                        [&](const std::string& text) { tell("note", text); },
                        [&](const std::string& text) { tell("warning", text); },
+                       [&](const std::string& name) { progress.stage(name); },
                        [&](const app::Moment& moment) { progress.update(moment); },
                        interruption};
   RESHARD_TRY(const Answer result, run_command(invocation, context));
-  progress.clear();
+  progress.end();
   RESHARD_CHECK(comm::agree(comm, comm.rank() == 0 ? print(result.text) : Status{}));
   return result.status;
 }

@@ -205,7 +205,8 @@ const std::vector<CommandInfo>& commands() {
        "diff",
        {"A", "B"},
        "per tensor: equal, or how far apart",
-       "Any two formats and topologies. Exit status 1: they differ by more than --tolerance.",
+       "Any two formats and topologies. Equal are the same bits, of fp32 where dtypes differ: -0 is not +0, nor a NaN "
+       "another one, though a --tolerance above 0 allows these. Exit status 1: they differ by more than --tolerance.",
        {"reshard diff Llama-3.2-1B/ hf/", "reshard diff a/ b.h5 --tolerance 1e-3 --include '*.norm*'"}},
       {Command::digest,
        "digest",
@@ -252,7 +253,8 @@ const std::vector<OptionInfo>& options() {
       {"model", "NAME", kSource, false, "source", "which model, for a format (fairseq2) whose {src} does not say",
        text(&Options::model)},
       {"config-from", "PATH", kSource, false, "source",
-       "config of the model, in place of {src}'s: a file or its folder", text(&Options::config_from)},
+       "config of the model in the form of {src}'s format, in place of its own: a file or its folder",
+       text(&Options::config_from)},
       {"tokenizer-from", "DIR", kSource, false, "source", "folder with the tokenizer files to carry along",
        text(&Options::tokenizer_from)},
       {"passthrough", "GLOB", kSource, true, "source", "carry unknown tensors of these names unchanged",
@@ -320,7 +322,7 @@ const std::vector<OptionInfo>& options() {
        "process)",
        apply_exchange},
       {"route", "ROUTE", kTarget, false, "run", "auto, direct (ranks read for themselves) or exchange", apply_route},
-      {"progress", "auto|SECONDS", kBudget & ~kJobs, false, "run",
+      {"progress", "auto|SECONDS", kSource & ~kJobs, false, "run",
        "live line on a terminal, or a line every so often (10); 0: none", apply_progress},
 
       {"config",

@@ -92,7 +92,9 @@ std::string rank_table(const std::vector<app::RankPlan>& ranks) {
     add_row("mean", mean);
     add_row("max", most);
   }
-  return table.text(2);
+  const std::string more =
+      ranks.size() > kMaxRankRows ? fmt::format("  ({} ranks: --json has a row for each)\n", ranks.size()) : "";
+  return table.text(2) + more;
 }
 
 std::string run_table(const std::vector<app::RunBucket>& runs) {

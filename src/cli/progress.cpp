@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <functional>
+#include <system_error>
 #include <utility>
 
 #include "reshard/base/text.h"
@@ -45,15 +46,60 @@ ProgressPrinter::ProgressPrinter(std::string verb, const ProgressSetting& settin
       live_(setting.automatic && terminal),
       interval_s_(live_ ? kLiveInterval : setting.interval_s) {}
 
+void ProgressPrinter::stage(const std::string& name) {
+  if (interval_s_ <= 0) return;
+  const std::lock_guard lock(mutex_);
+  if (name == stage_) return;
+  stage_ = name;
+  stage_begin_ = Clock::now();
+  changed_.notify_all();
+  if (stages_.joinable()) return;
+  try {
+    stages_ = std::jthread([this](const std::stop_token& stop) { tell_stages(stop); });
+  } catch (const std::system_error&) {
+    // No thread to be had: stages go untold.
+  }
+}
+
+void ProgressPrinter::tell_stages(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (!stop.stop_requested()) {
+    const Clock::time_point begin = stage_begin_;
+    const auto is_over = [&] { return stage_begin_ != begin; };
+    const std::chrono::duration<double> interval(interval_s_);
+    if (changed_.wait_for(lock, stop, std::chrono::duration_cast<Clock::duration>(interval), is_over)) continue;
+    if (stop.stop_requested() || stage_.empty()) continue;
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    show(fmt::format("{}: {}, {}", verb_, stage_, describe_seconds(seconds)));
+  }
+}
+
 void ProgressPrinter::update(const app::Moment& moment) {
   if (interval_s_ <= 0) return;
+  const std::lock_guard lock(mutex_);
+  stage_.clear();
   if (moment.elapsed_s < last_.elapsed_s) last_ = {};  // another stream
   if (moment.elapsed_s - last_.elapsed_s < interval_s_) return;
-  const std::string line = progress_line(verb_, last_, moment);
+  show(progress_line(verb_, last_, moment));
+  last_ = moment;
+}
+
+void ProgressPrinter::say(const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  clear();
+  std::fputs((line + "\n").c_str(), stderr);
+}
+
+void ProgressPrinter::end() {
+  stages_ = {};  // stops and joins it
+  const std::lock_guard lock(mutex_);
+  clear();
+}
+
+void ProgressPrinter::show(const std::string& line) {
   std::fputs((live_ ? "\r" + line + "\x1b[K" : "reshard: " + line + "\n").c_str(), stderr);
   std::fflush(stderr);
   shown_ = live_;
-  last_ = moment;
 }
 
 void ProgressPrinter::clear() {

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "commit.h"
 #include "reshard/base/text.h"
 #include "reshard/device/device.h"
 #include "reshard/device/nccl.h"

@@ -56,11 +56,18 @@ Expected<Location> locate(const std::string& path, const SourceOptions& options)
   return location;
 }
 
-std::vector<model::NamedArray> named_arrays(const Directory& directory, const std::vector<std::uint32_t>& entries) {
+// Name of an entry that is no array of the layout.
+std::string name_outside(const Checkpoint& checkpoint, std::uint32_t e) {
+  const Directory& directory = checkpoint.probe.directory;
+  const Directory::Entry& entry = directory.entries[e];
+  return checkpoint.format->array_name(directory.files[entry.file], entry.entry.name);
+}
+
+std::vector<model::NamedArray> named_arrays(const Checkpoint& checkpoint, const std::vector<std::uint32_t>& entries) {
   std::vector<model::NamedArray> arrays;
   for (const std::uint32_t e : entries) {
-    const container::Entry& entry = directory.entries[e].entry;
-    arrays.push_back({entry.name, entry.dtype, entry.shape});
+    const container::Entry& entry = checkpoint.probe.directory.entries[e].entry;
+    arrays.push_back({name_outside(checkpoint, e), entry.dtype, entry.shape});
   }
   return arrays;
 }
@@ -91,11 +98,13 @@ class Reconciler {
     if (probe.spec.family == model::kGeneric) {
       std::vector<std::uint32_t> all(probe.directory.entries.size());
       for (std::uint32_t e = 0; e < all.size(); ++e) all[e] = e;
-      checkpoint_.named = named_arrays(probe.directory, all);
+      checkpoint_.named = named_arrays(checkpoint_, all);
       RESHARD_TRY(checkpoint_.canon, model::make_generic_canon(checkpoint_.named));
       RESHARD_TRY(table_, model::add_passthrough(std::move(table_), checkpoint_.named));
     } else {
-      RESHARD_TRY(checkpoint_.canon, model::make_canon(probe.spec, library_));
+      auto canon = model::make_canon(probe.spec, library_);
+      if (!canon) return std::move(canon).error().at(probe.config_path);
+      checkpoint_.canon = *std::move(canon);
     }
     RESHARD_TRY(layout::Layout layout, predict());
     Match found = match(layout, probe.directory, *checkpoint_.format, dropped_);
@@ -111,12 +120,15 @@ class Reconciler {
       RESHARD_CHECK(leave_out(layout, found));
     }
     add_empty_parts(layout, found, probe.directory);
-    RESHARD_CHECK(compare(found, probe.directory, probe.config_path, layout));
+    RESHARD_CHECK(compare(found, probe.directory, *checkpoint_.format, probe.config_path, layout));
     RESHARD_CHECK(checkpoint_.format->check(probe, layout, found.locations));
     RESHARD_CHECK(check_zeros(table_.zeros, found.ignored, options_.follow, comm, probe));
 
     for (const std::uint32_t e : found.ignored) dropped_.insert(e);
-    for (const std::uint32_t e : dropped_) checkpoint_.dropped.push_back(probe.directory.entries[e].entry.name);
+    for (const std::uint32_t e : dropped_) {
+      const auto excluded = excluded_.find(e);
+      checkpoint_.dropped.push_back(excluded != excluded_.end() ? excluded->second : name_outside(checkpoint_, e));
+    }
     checkpoint_.locations = std::move(found.locations);
     checkpoint_.layout = std::make_shared<const layout::Layout>(std::move(layout));
     return {};
@@ -145,12 +157,12 @@ class Reconciler {
   bool carry_unknown(const Match& found) {
     std::vector<std::uint32_t> carried;
     for (const std::uint32_t e : found.unexpected) {
-      const std::string& name = checkpoint_.probe.directory.entries[e].entry.name;
+      const std::string name = name_outside(checkpoint_, e);
       const auto matches = [&](const std::string& glob) { return matches_glob(glob, name); };
       if (std::any_of(options_.passthrough.begin(), options_.passthrough.end(), matches)) carried.push_back(e);
     }
     if (carried.empty()) return false;
-    checkpoint_.named = named_arrays(checkpoint_.probe.directory, carried);
+    checkpoint_.named = named_arrays(checkpoint_, carried);
     return true;
   }
 
@@ -159,10 +171,12 @@ class Reconciler {
   Status leave_out(layout::Layout& layout, Match& found) {
     const auto is_in = [&](std::uint32_t a) { return is_selected(options_, layout.name(layout.arrays()[a])); };
     for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
-      if (found.locations[a] != Match::kMissing && !is_in(a)) dropped_.insert(found.locations[a]);
+      if (found.locations[a] == Match::kMissing || is_in(a)) continue;
+      dropped_.insert(found.locations[a]);
+      excluded_[found.locations[a]] = layout.name(layout.arrays()[a]);
     }
     for (const std::uint32_t e : found.unexpected) {
-      if (!is_selected(options_, checkpoint_.probe.directory.entries[e].entry.name)) dropped_.insert(e);
+      if (!is_selected(options_, name_outside(checkpoint_, e))) dropped_.insert(e);
     }
     return predict_rest(is_in, layout, found);
   }
@@ -178,7 +192,7 @@ class Reconciler {
     // Another model altogether: what its names are is told below.
     if (std::none_of(is_in.begin(), is_in.end(), [](bool in) { return in; })) return {};
     for (const std::uint32_t e : found.unexpected) {
-      if (!options_.needs(checkpoint_.probe.directory.entries[e].entry.name, {})) dropped_.insert(e);
+      if (!options_.needs(name_outside(checkpoint_, e), {})) dropped_.insert(e);
     }
     return predict_rest([&](std::uint32_t a) { return is_in[a]; }, layout, found);
   }
@@ -202,6 +216,7 @@ class Reconciler {
   Checkpoint& checkpoint_;
   layout::Table table_;
   std::set<std::uint32_t> dropped_;
+  std::map<std::uint32_t, std::string> excluded_;  // of dropped_: arrays that the model has, by their names
 };
 
 // A model that is stored nowhere: its layout as Hugging Face has it, its directory as it would be written.
@@ -213,7 +228,9 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   Probe& probe = checkpoint.probe;
   probe.config_path = std::string(kSynthetic) + name;
   RESHARD_TRY(probe.spec, model::named_model(name, library));
-  RESHARD_TRY(checkpoint.canon, model::make_canon(probe.spec, library));
+  auto canon = model::make_canon(probe.spec, library);
+  if (!canon) return std::move(canon).error().at(probe.config_path);
+  checkpoint.canon = *std::move(canon);
   RESHARD_TRY(layout::Table table, library.table(probe.spec.family, "hf"));
   const layout::Scope scope = library.options("hf");
   RESHARD_TRY(layout::Placement placement, place(table.placement, probe.spec, *checkpoint.canon, {}, scope));
@@ -221,6 +238,9 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
               layout::Layout::predict(checkpoint.canon, table, {}, placement, probe.spec.dtype, scope));
   if (!options.include.empty() || !options.exclude.empty()) {
     const auto is_in = [&](std::uint32_t a) { return is_selected(options, layout.name(layout.arrays()[a])); };
+    for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
+      if (!is_in(a)) checkpoint.dropped.push_back(layout.name(layout.arrays()[a]));
+    }
     RESHARD_TRY(checkpoint.canon, select(layout, is_in));
     RESHARD_TRY(layout, layout::Layout::predict(checkpoint.canon, std::move(table), {}, std::move(placement),
                                                 probe.spec.dtype, scope));
@@ -247,11 +267,8 @@ Expected<Checkpoint> open_synthetic(const std::string& name, const SourceOptions
   return checkpoint;
 }
 
-}  // namespace
-
-Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& asked, const model::Library& library,
-                                     comm::Comm& comm) {
-  if (path.starts_with(kSynthetic)) return open_synthetic(path.substr(kSynthetic.size()), asked, library);
+Expected<Checkpoint> open_stored(const std::string& path, const SourceOptions& asked, const model::Library& library,
+                                 comm::Comm& comm) {
   RESHARD_TRY(const std::string located, from_root(comm, [&]() -> Expected<std::string> {
                 RESHARD_TRY(const Location location, locate(path, asked));
                 Packer packer;
@@ -278,6 +295,27 @@ Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOption
   return checkpoint;
 }
 
+// What to do where a snapshot in the Hugging Face cache was fetched in part; empty for other paths.
+std::string fetch_advice(const std::string& path) {
+  std::error_code ignored;
+  const auto name = parse_hub_name(path);
+  if (!name || fs::exists(path, ignored)) return "";
+  const auto snapshot = find_snapshot(*name, hub_cache());
+  if (!snapshot || !is_partial(*snapshot)) return "";
+  return "; to fetch what is missing: " + fetch_command(*name);
+}
+
+}  // namespace
+
+Expected<Checkpoint> open_checkpoint(const std::string& path, const SourceOptions& options,
+                                     const model::Library& library, comm::Comm& comm) {
+  if (path.starts_with(kSynthetic)) return open_synthetic(path.substr(kSynthetic.size()), options, library);
+  auto opened = open_stored(path, options, library, comm);
+  if (opened || opened.error().code != Code::input || !parse_hub_name(path)) return opened;
+  RESHARD_TRY(const std::string advice, from_root(comm, [&] { return Expected<std::string>(fetch_advice(path)); }));
+  return input_error(opened.error().message + advice);
+}
+
 Expected<std::unique_ptr<io::Source>> open_source_file(const Checkpoint& checkpoint, std::uint32_t file,
                                                        io::Mode mode) {
   const Directory& directory = checkpoint.probe.directory;
@@ -297,6 +335,17 @@ Status check_unchanged(const Checkpoint& checkpoint) {
     RESHARD_CHECK(io::check_unchanged(path_of(directory.root, directory.files[file]), directory.fingerprints[file]));
   }
   return {};
+}
+
+std::vector<std::string> array_names(const Checkpoint& checkpoint) {
+  std::vector<std::string> names(checkpoint.probe.directory.entries.size());
+  for (std::uint32_t a = 0; a < checkpoint.locations.size(); ++a) {
+    names[checkpoint.locations[a]] = checkpoint.layout->name(checkpoint.layout->arrays()[a]);
+  }
+  for (std::uint32_t e = 0; e < names.size(); ++e) {
+    if (names[e].empty()) names[e] = name_outside(checkpoint, e);
+  }
+  return names;
 }
 
 std::vector<Index> lines_of(const layout::Layout& layout, std::uint32_t number) {

@@ -115,6 +115,8 @@ std::vector<std::string_view> names() {
   return names;
 }
 
+std::string Format::array_name(const std::string&, const std::string& entry) const { return entry; }
+
 Status Format::check(const Probe&, const layout::Layout&, const std::vector<std::uint32_t>&) const { return {}; }
 
 Status Format::put_inside(const SidecarInput&, const std::vector<Sidecar>&, TargetFile&) const { return {}; }

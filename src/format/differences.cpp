@@ -18,10 +18,10 @@ void Differences::add(std::string text) {
   ++count_;
 }
 
-Status Differences::status(const std::string& where) const {
+Status Differences::status(const std::string& where, const std::string& all) const {
   if (empty()) return {};
   const Index rest = count_ - static_cast<Index>(told_.size());
-  return input_error(where + ": " + join(told_, "; ") + (rest > 0 ? fmt::format("; and {} more", rest) : ""));
+  return input_error(where + ": " + join(told_, "; ") + (rest > 0 ? fmt::format("; and {} more", rest) + all : ""));
 }
 
 }  // namespace reshard::format

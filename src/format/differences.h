@@ -15,8 +15,10 @@ class Differences {
  public:
   void add(std::string text);
   bool empty() const { return count_ == 0; }
-  /// An error (input) that begins with `where`, if there are differences.
-  Status status(const std::string& where) const;
+  Index count() const { return count_; }
+  /// An error (input) that begins with `where`, if there are differences; `all` says how to see those that are only
+  /// counted.
+  Status status(const std::string& where, const std::string& all = "") const;
 
  private:
   std::vector<std::string> told_;

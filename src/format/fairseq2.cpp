@@ -164,8 +164,8 @@ Status find_config(const SourceOptions& options, SideFiles& found) {
   if (has_card && is_replaced) found.keep_own(steps, kCard, options.follow);
   if (!options.model.empty()) return {};
   if (!options.config_from.empty()) {
-    const auto [folder, file] = place_of_config(options.config_from, {kCard, kConfig});
-    return read(folder, file, io::Follow::all);
+    RESHARD_TRY(const auto place, place_of_config(options.config_from, "fairseq2", {kCard, kConfig}));
+    return read(place.first, place.second, io::Follow::all);
   }
   if (has_card) return read(steps, kCard, options.follow);
   return input_error(found.root +
@@ -446,10 +446,7 @@ Expected<Probe> Fairseq2Format::probe(const std::string& path, const SourceOptio
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "torch", options.follow, comm));
   rename_entries(probe.directory);
   RESHARD_TRY(probe.spec, read_spec(found, options, library, probe));
-  if (options.vocab_size != 0 && options.vocab_size != probe.spec.integer("vocab_size")) {
-    return usage_error(fmt::format("--vocab-size {}: {} says {}, and fairseq2 has no rows of padding",
-                                   options.vocab_size, probe.config_path, probe.spec.integer("vocab_size")));
-  }
+  RESHARD_CHECK(check_vocabulary(options, probe.spec.integer("vocab_size"), probe.config_path));
   note_replaced_card(found, library, probe);
   RESHARD_CHECK(check_ranks(found, probe));
   // Its own 13B configs say 32 of 40 layers: what is stored counts. Fewer than said is what reconciliation finds.

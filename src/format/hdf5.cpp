@@ -45,7 +45,7 @@ Expected<Probe> Hdf5Format::probe(const std::string& path, const SourceOptions& 
                 found.root = file_in(path, file_name());
                 RESHARD_CHECK(collect_carried("", {}, options, found.carried));
                 if (!options.config_from.empty()) {
-                  RESHARD_CHECK(found.read_config_from(options, {kConfigFile}));
+                  RESHARD_CHECK(found.read_config_from(options, name(), {kConfigFile}));
                 }
                 return found.pack();
               }));

@@ -202,7 +202,7 @@ Expected<SideFiles> find_files(const std::string& format, const std::string& pat
   RESHARD_TRY(const std::vector<std::string> files, io::list_files(found.root));
 
   if (!options.config_from.empty()) {
-    RESHARD_CHECK(found.read_config_from(options, {std::string(kConfig)}));
+    RESHARD_CHECK(found.read_config_from(options, format, {std::string(kConfig)}));
     if (has(files, kConfig)) found.keep_own(found.root, std::string(kConfig), options.follow);
   } else if (has(files, kConfig)) {
     RESHARD_CHECK(found.read("config", found.root, std::string(kConfig), options.follow));

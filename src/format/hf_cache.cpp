@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "reshard/container/weight_map.h"
 #include "reshard/io/file.h"
 
 namespace reshard::format {
@@ -61,6 +62,45 @@ std::string hub_cache() {
   return from_environment("HOME") + "/.cache/huggingface/hub";
 }
 
+std::string fetch_command(const HubName& name) {
+  return "hf download " + name.repo + (name.revision == "main" ? "" : " --revision " + name.revision);
+}
+
+bool is_partial(const std::string& snapshot) {
+  // At the top: files of Hugging Face's formats and others'. Below: weights of whatever format.
+  bool has_config = false, has_other_config = false, has_safetensors = false, has_bin = false, has_weights = false;
+  bool lacks_safetensors = false, lacks_bin = false;
+  std::error_code failed;
+  for (fs::recursive_directory_iterator at(snapshot, failed), end; !failed && at != end; at.increment(failed)) {
+    std::error_code dangling;
+    if (!fs::exists(at->path(), dangling)) return true;
+    const std::string path = at->path().string(), name = at->path().filename().string();
+    for (const char* extension : {".safetensors", ".bin", ".pth", ".pt", ".h5"}) {
+      has_weights = has_weights || name.ends_with(extension);
+    }
+    if (at.depth() > 0) continue;
+    has_config = has_config || name == "config.json";
+    for (const char* other : {"model_config.json", "params.json", "model.yaml"}) {
+      has_other_config = has_other_config || name == other;
+    }
+    has_safetensors = has_safetensors || name.ends_with(".safetensors");
+    has_bin = has_bin || name.ends_with(".bin");
+    if (!name.ends_with(".index.json")) continue;
+    const auto text = io::read_text(path);
+    const auto index = container::parse_weight_map(text ? *text : "", path);
+    if (!index) continue;
+    const auto is_absent = [&](const std::string& file) {
+      return !fs::exists(at->path().parent_path() / file, dangling);
+    };
+    bool& lacks = name.ends_with(".bin.index.json") ? lacks_bin : lacks_safetensors;
+    lacks = lacks || std::any_of(index->files.begin(), index->files.end(), is_absent);
+  }
+  const bool has_pair = has_safetensors || has_bin;  // weights that come with a config.json
+  if (lacks_safetensors || (lacks_bin && !has_safetensors)) return true;
+  if (has_config) return !has_pair;
+  return !has_other_config && (has_pair || !has_weights);
+}
+
 Expected<std::string> find_snapshot(const HubName& name, const std::string& cache) {
   std::string folder = "models--" + name.repo;
   folder.replace(folder.find('/'), 1, "--");
@@ -72,9 +112,8 @@ Expected<std::string> find_snapshot(const HubName& name, const std::string& cach
   }
   const std::string snapshot = folder + "/snapshots/" + commit;
   if (is_plain(commit) && is_folder(snapshot)) return snapshot;
-  const std::string revision = name.revision == "main" ? "" : " --revision " + name.revision;
   return input_error(name.repo + ": neither a path nor in the Hugging Face cache " + cache +
-                     "; to fetch it: hf download " + name.repo + revision);
+                     "; to fetch it: " + fetch_command(name));
 }
 
 }  // namespace reshard::format

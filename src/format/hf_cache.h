@@ -22,6 +22,13 @@ std::optional<HubName> parse_hub_name(std::string_view text);
 /// ~/.cache/huggingface/hub.
 std::string hub_cache();
 
+/// The command that fetches the model into the cache. Pure.
+std::string fetch_command(const HubName& name);
+
+/// Does a snapshot lack the blob behind a link, or at its top config.json, weights or a file that an index names?
+/// Local.
+bool is_partial(const std::string& snapshot);
+
 /// Folder of the snapshot in the cache; nothing is downloaded. Errors (input): not there, with the command that fetches
 /// it. Local.
 Expected<std::string> find_snapshot(const HubName& name, const std::string& cache);

@@ -58,7 +58,7 @@ Status find_config(const SourceOptions& options, const std::string& stem, SideFi
     for (const std::string& name : {beside, std::string(kConfig)}) {
       if (found.texts.count(kOwn) == 0) found.keep_own(found.root, name, options.follow);
     }
-    return found.read_config_from(options, {kConfig});
+    return found.read_config_from(options, "llms_from_scratch", {beside, kConfig});
   }
   for (const std::string& name : {beside, std::string(kConfig)}) {
     if (exists(path_of(found.root, name))) return found.read("config", found.root, name, options.follow);
@@ -193,10 +193,7 @@ Expected<Probe> LlmsFromScratchFormat::probe(const std::string& path, const Sour
     bool unused = false;
     note_replaced(found, read_spec(found, kOwn, probe.directory, library, untold, unused), kSaid, probe);
   }
-  if (options.vocab_size != 0 && options.vocab_size != probe.spec.integer("vocab_size")) {
-    return usage_error(fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
-                                   options.vocab_size, config_path, probe.spec.integer("vocab_size")));
-  }
+  RESHARD_CHECK(check_vocabulary(options, probe.spec.integer("vocab_size"), config_path));
   RESHARD_TRY(const layout::Table table, library.table(probe.spec.family, std::string(name())));
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype, table.ignore);
   probe.carried = std::move(found.carried);

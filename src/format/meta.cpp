@@ -76,7 +76,8 @@ Status find_weights(const std::string& path, const std::vector<std::string>& fil
 Status find_params(const std::vector<std::string>& files, const SourceOptions& options, SideFiles& found) {
   if (!options.config_from.empty()) {
     found.keep_own(found.root, kParams, options.follow);
-    const auto [folder, file] = place_of_config(options.config_from, {kParams, kConfig});
+    RESHARD_TRY(const auto place, place_of_config(options.config_from, "meta", {kParams, kConfig}));
+    const auto& [folder, file] = place;
     return found.read(path_of(folder, file).ends_with(kParams) ? "params" : "config", folder, file, io::Follow::all);
   }
   if (!std::binary_search(files.begin(), files.end(), kParams)) {
@@ -231,15 +232,10 @@ void note_replaced_params(const SideFiles& found, const model::Library& library,
   note_replaced(found, own, said, probe);
 }
 
-Status refuse_options(const SourceOptions& options, Index vocabulary) {
+Status refuse_options(const SourceOptions& options, Index vocabulary, const std::string& path) {
   RESHARD_CHECK(refuse_model(options));
   if (options.step >= 0) return usage_error(fmt::format("--step {}: this format has no runs with steps", options.step));
-  RESHARD_CHECK(refuse_model(options));
-  if (options.vocab_size != 0 && options.vocab_size != vocabulary) {
-    return usage_error(fmt::format("--vocab-size {}: the shards hold {} rows, and this format has no rows of padding",
-                                   options.vocab_size, vocabulary));
-  }
-  return {};
+  return check_vocabulary(options, vocabulary, path);
 }
 
 Expected<ParamsStyle> params_style(const TargetOptions& options) {
@@ -312,7 +308,7 @@ Expected<Probe> MetaFormat::probe(const std::string& path, const SourceOptions& 
   if (*params.vocab_size == 0) {
     return input_error(fmt::format("{}: does not give vocab_size, and no shard holds {}", probe.config_path, kHead));
   }
-  RESHARD_CHECK(refuse_options(options, *params.vocab_size));
+  RESHARD_CHECK(refuse_options(options, *params.vocab_size, found.root));
   const bool is_cut = probe.mesh.tp > 1;
   probe.options.numbers["embed_columns"] = is_cut && shards.columns ? 1 : 0;
   probe.options.numbers["chunked"] = *params.vocab_size % probe.mesh.tp == 0 ? 0 : 1;

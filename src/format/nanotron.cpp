@@ -30,8 +30,8 @@ constexpr const char* kConfig = "model_config.json";
 
 bool is_checkpoint(const std::string& folder) { return exists(folder + "/model") && exists(folder + "/" + kConfig); }
 
-// Numbered folders of a run, for messages.
-std::string list_steps(const std::string& run) {
+// Numbered folders of a run.
+std::vector<Index> find_steps(const std::string& run) {
   std::vector<Index> steps;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(run, ignored)) {
@@ -41,7 +41,19 @@ std::string list_steps(const std::string& run) {
     if (error == std::errc() && end == name.data() + name.size() && entry.is_directory(ignored)) steps.push_back(step);
   }
   std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+std::string list_steps(const std::string& run) {
+  const std::vector<Index> steps = find_steps(run);
   return steps.empty() ? "none" : fmt::format("{}", fmt::join(steps, ", "));
+}
+
+bool is_run(const std::string& folder) {
+  if (exists(folder + "/latest.txt")) return true;
+  const std::vector<Index> steps = find_steps(folder);
+  return std::any_of(steps.begin(), steps.end(),
+                     [&](Index step) { return is_checkpoint(folder + "/" + std::to_string(step)); });
 }
 
 // The checkpoint's folder: `path`, or a step of the run that it holds.
@@ -53,7 +65,11 @@ Expected<std::string> find_checkpoint(const std::string& path, const SourceOptio
   }
   std::string step = std::to_string(options.step);
   if (options.step < 0) {
-    if (!exists(path + "/latest.txt")) return path;  // probing says what is missing
+    if (!is_run(path)) return path;  // probing says what is missing
+    if (!exists(path + "/latest.txt")) {
+      return input_error(fmt::format("{}: has no latest.txt; give the folder of a step, or --step: there is {}", path,
+                                     list_steps(path)));
+    }
     RESHARD_TRY(step, read_side_file(path, "latest.txt", options.follow));
     while (!step.empty() && (step.back() == '\n' || step.back() == ' ')) step.pop_back();
     if (step.empty() || step.size() > 18 || step.find_first_not_of("0123456789") != std::string::npos) {
@@ -69,7 +85,7 @@ Expected<std::string> find_checkpoint(const std::string& path, const SourceOptio
 Status find_config(const std::vector<std::string>& files, const SourceOptions& options, SideFiles& found) {
   if (!options.config_from.empty()) {
     found.keep_own(found.root, kConfig, options.follow);
-    return found.read_config_from(options, {kConfig});
+    return found.read_config_from(options, "nanotron", {kConfig});
   }
   if (!std::binary_search(files.begin(), files.end(), kConfig)) {
     return input_error(found.root + ": has no model_config.json; name a folder that has one with --config-from");
@@ -142,7 +158,8 @@ Expected<layout::Mesh> find_mesh(const SideFiles& found) {
 }
 
 // The stored vocabulary is padded to a multiple; only the user knows of how much.
-Status settle_vocabulary(const SourceOptions& options, const std::string& path, Probe& probe) {
+Status settle_vocabulary(const SourceOptions& options, const std::string& path, const model::Library& library,
+                         Probe& probe) {
   const Index stored = probe.spec.integer("vocab_size");
   if (stored % probe.mesh.tp != 0) {
     return input_error(fmt::format("{}: vocab_size {} is no multiple of the {} tensor-parallel ranks in the file names",
@@ -157,10 +174,15 @@ Status settle_vocabulary(const SourceOptions& options, const std::string& path, 
     probe.options.numbers["vocab_multiple"] = std::max<Index>(1, stored / probe.mesh.tp);
   } else {
     probe.spec.facts["vocab_padded"] = true;
+    const bool stays = options.to.empty() || library.options(options.to).has("vocab_multiple");
     probe.notes.push_back(
-        fmt::format("the vocabulary is taken as the {} rows that are stored; where these include padding, give the "
-                    "true number with --vocab-size",
-                    stored));
+        stays ? fmt::format("the vocabulary is taken as the {} rows that are stored; where these include padding, give "
+                            "the true number with --vocab-size",
+                            stored)
+              : fmt::format("warning: the vocabulary is taken as the {} rows that are stored; rows of padding among "
+                            "them become vocabulary, which format {} cannot tell apart later: --vocab-size N, the true "
+                            "number, cuts them off in this conversion",
+                            stored, options.to));
   }
   return {};
 }
@@ -181,7 +203,7 @@ Index stored_rows(const layout::Layout& layout, const TargetOptions& options) {
 
 double NanotronFormat::detect(const std::string& path) const {
   if (is_checkpoint(path) || exists(path + "/latest.txt")) return 1;
-  return exists(path + "/model/model") || exists(path + "/" + kConfig) ? 0.9 : 0;
+  return exists(path + "/model/model") || exists(path + "/" + kConfig) || is_run(path) ? 0.9 : 0;
 }
 
 Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptions& options,
@@ -202,7 +224,7 @@ Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptio
   note_replaced(found, read_own(found, library), {}, probe);
   RESHARD_TRY(probe.mesh, find_mesh(found));
   probe.options.numbers["rope_interleaved"] = model.rope_interleaved ? 1 : 0;
-  RESHARD_CHECK(settle_vocabulary(options, config_path, probe));
+  RESHARD_CHECK(settle_vocabulary(options, config_path, library, probe));
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "safetensors", options.follow, comm));
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
   probe.carried = std::move(found.carried);
@@ -212,6 +234,12 @@ Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptio
 std::string NanotronFormat::file_key(const std::string& path) const {
   const auto file = NanotronFile::parse(path);
   return file ? file->key() : path;
+}
+
+// All entries are called "data".
+std::string NanotronFormat::array_name(const std::string& file, const std::string& entry) const {
+  const auto name = NanotronFile::parse(file);
+  return name ? name->parameter() : entry;
 }
 
 Status NanotronFormat::check(const Probe& probe, const layout::Layout& layout,

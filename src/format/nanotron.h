@@ -16,6 +16,7 @@ class NanotronFormat : public Format {
   Expected<Probe> probe(const std::string& path, const SourceOptions& options, const model::Library& library,
                         comm::Comm& comm) const override;
   std::string file_key(const std::string& path) const override;
+  std::string array_name(const std::string& file, const std::string& entry) const override;
   Status check(const Probe& probe, const layout::Layout& layout,
                const std::vector<std::uint32_t>& locations) const override;
   Expected<TargetChoice> choose(const model::Spec& spec, const TargetOptions& options,

@@ -162,7 +162,8 @@ Expected<NanotronModel> read_model_config(const json& config, const std::string&
   if (!is_llama && !is_qwen2) {
     const std::string what =
         is_set(config, "is_starcoder2_config") ? "a Starcoder2 model" : "a model of no class known here";
-    return input_error(path + ": " + what + "; expected is_llama_config or is_qwen2_config");
+    return input_error(path + ": " + what +
+                       "; expected is_llama_config or is_qwen2_config, which a model_config.json of Nanotron says");
   }
   for (const char* key : {"no_rope_layer", "rope_seq_len_interpolation_factor"}) {
     if (is_set(config, key)) {

@@ -110,6 +110,12 @@ std::string NanotronFile::key() const {
   return text + std::string(kExtension);
 }
 
+std::string NanotronFile::parameter() const {
+  std::string name = folder.substr(folder.find('/') + 1) + leaf;
+  std::replace(name.begin(), name.end(), '/', '.');
+  return name;
+}
+
 std::vector<NanotronSlice> slices_of(const layout::Cut& cut) {
   std::vector<NanotronSlice> slices;
   for (const layout::Cut::Slice& part : cut.slices) {

@@ -28,6 +28,8 @@ struct NanotronFile {
   static std::optional<NanotronFile> parse(std::string_view path);
   /// The path without the pipeline rank, which nobody can predict, in current spelling.
   std::string key() const;
+  /// Name of the parameter: "model.decoder.0. ... .weight".
+  std::string parameter() const;
 };
 
 /// Part of a sharded file along every dimension: local rows [begin, end) are the global rows from `global` on.

@@ -24,11 +24,21 @@ Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOpti
     return model::make_generic_spec(config);
   }
   RESHARD_TRY(model::Spec spec, model::parse_hf_config(config, library, path));
-  if (options.vocab_size != 0 && options.vocab_size != spec.integer("vocab_size")) {
-    return usage_error(fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
-                                   options.vocab_size, path, spec.integer("vocab_size")));
-  }
+  RESHARD_CHECK(check_vocabulary(options, spec.integer("vocab_size"), path));
   return spec;
+}
+
+Status check_vocabulary(const SourceOptions& options, Index vocabulary, const std::string& path) {
+  if (options.vocab_size == 0 || options.vocab_size == vocabulary) return {};
+  std::string message = fmt::format("--vocab-size {}: {} says {}, and this format has no rows of padding",
+                                    options.vocab_size, path, vocabulary);
+  if (options.vocab_size < vocabulary) {
+    message += fmt::format(
+        "; where a conversion made such rows part of the vocabulary, convert its source again with "
+        "--vocab-size {}",
+        options.vocab_size);
+  }
+  return usage_error(std::move(message));
 }
 
 void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes) {

@@ -13,6 +13,10 @@ namespace reshard::format {
 Expected<model::Spec> parse_config(const SideFiles& side_files, const SourceOptions& options,
                                    const model::Library& library);
 
+/// Refuses a --vocab-size other than `vocabulary`, which `path` says, in a format without rows of padding. Errors
+/// (usage). Pure.
+Status check_vocabulary(const SourceOptions& options, Index vocabulary, const std::string& path);
+
 /// Says that the family generic was chosen, if it was.
 void note_generic(const model::Spec& spec, const std::string& config_path, std::vector<std::string>& notes);
 

@@ -4,6 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
+#include <map>
+#include <optional>
+#include <string_view>
 #include <unordered_map>
 
 #include "reshard/base/text.h"
@@ -43,6 +47,54 @@ std::string advice(const layout::Layout& layout, const layout::Array& array) {
   return "";
 }
 
+// The numbers that stand in `name` in the places of {layer} and {expert}; nothing if it is not of the pattern's form.
+std::optional<std::map<std::string, Index>> fit(std::string_view pattern, std::string_view name) {
+  std::map<std::string, Index> numbers;
+  while (!pattern.empty()) {
+    if (pattern.front() != '{') {
+      if (name.empty() || name.front() != pattern.front()) return std::nullopt;
+      pattern.remove_prefix(1);
+      name.remove_prefix(1);
+      continue;
+    }
+    const std::size_t close = std::min(pattern.find('}'), pattern.size() - 1);
+    Index number = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error != std::errc() || number < 0) return std::nullopt;
+    numbers[std::string(pattern.substr(1, close - 1))] = number;
+    pattern.remove_prefix(close + 1);
+    name.remove_prefix(static_cast<std::size_t>(end - name.data()));
+  }
+  return name.empty() ? std::optional(std::move(numbers)) : std::nullopt;
+}
+
+// Why a tensor that is stored is not known to the model, and what to do.
+std::string explain_unknown(const layout::Layout& layout, const std::string& name) {
+  const auto& arrays = layout.arrays();
+  if (std::any_of(arrays.begin(), arrays.end(), [&](const auto& array) { return layout.name(array) == name; })) {
+    return "is not expected in this file";
+  }
+  const auto& sizes = layout.canon().scope().numbers;
+  bool is_known = false;
+  for (const layout::ArrayRule& rule : layout.table().rules) {
+    const auto numbers = fit(rule.array, name);
+    is_known = is_known || numbers;
+    if (!numbers) continue;
+    for (const std::string axis : {"layer", "expert"}) {
+      const auto number = numbers->find(axis);
+      const auto size = sizes.find(axis);
+      if (number == numbers->end() || size == sizes.end() || number->second < size->second) continue;
+      return fmt::format("is of {0} {1} (counted from 0), but the configuration's number of {0}s is {2}", axis,
+                         number->second, size->second);
+    }
+  }
+  // --passthrough would carry a weight of the model as a foreign one.
+  if (is_known) return "is known to the family, but a model of this configuration does not have it";
+  if (!layout.table().passthrough)
+    return "is not known to the model; convert, verify and diff leave it out with --exclude";
+  return "is not known to the model; --passthrough carries it unchanged";
+}
+
 bool is_empty(const Shape& shape) { return num_elements(shape) == Index{0}; }
 
 std::string prefix(const std::string& file) { return file.empty() ? "" : file + ": "; }
@@ -63,7 +115,8 @@ Match match(const layout::Layout& layout, const Directory& directory, const Form
     const Directory::Entry& entry = directory.entries[e];
     const auto [other, fresh] = entries.emplace(key(file_keys[entry.file], entry.entry.name), e);
     if (!fresh) {
-      match.twice.add(fmt::format("tensor {} is stored twice, in {} and {}", entry.entry.name,
+      match.twice.add(fmt::format("tensor {} is stored twice, in {} and {}",
+                                  format.array_name(directory.files[entry.file], entry.entry.name),
                                   directory.files[directory.entries[other->second].file], directory.files[entry.file]));
     }
   }
@@ -97,7 +150,8 @@ void add_empty_parts(const layout::Layout& layout, Match& match, Directory& dire
   }
 }
 
-Status compare(const Match& match, const Directory& directory, const std::string& config_path, layout::Layout& layout) {
+Status compare(const Match& match, const Directory& directory, const Format& format, const std::string& config_path,
+               layout::Layout& layout) {
   Differences differences = match.twice;
   for (std::uint32_t a = 0; a < layout.arrays().size(); ++a) {
     const layout::Array& array = layout.arrays()[a];
@@ -127,10 +181,15 @@ Status compare(const Match& match, const Directory& directory, const std::string
   }
   for (const std::uint32_t e : match.unexpected) {
     const Directory::Entry& entry = directory.entries[e];
-    differences.add(fmt::format("{}tensor {} {} is not known to the model; --passthrough carries it unchanged",
-                                prefix(directory.files[entry.file]), entry.entry.name, shape_text(entry.entry.shape)));
+    const std::string& file = directory.files[entry.file];
+    const std::string name = format.array_name(file, entry.entry.name);
+    differences.add(fmt::format("{}tensor {} {} {}", prefix(file), name, shape_text(entry.entry.shape),
+                                explain_unknown(layout, name)));
   }
-  return differences.status(directory.root + " does not hold what " + config_path + " says");
+  // Unknown tensors alone can be looked at.
+  const bool only_unknown = layout.table().passthrough && differences.count() == std::ssize(match.unexpected);
+  return differences.status(directory.root + " does not hold what " + config_path + " says",
+                            only_unknown ? " (reshard inspect --passthrough '*' lists all tensors)" : "");
 }
 
 }  // namespace reshard::format

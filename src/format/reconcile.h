@@ -29,6 +29,7 @@ void add_empty_parts(const layout::Layout& layout, Match& match, Directory& dire
 
 /// Compares shapes and dtypes, takes over the dtypes that are stored, and tells all differences in one error (input);
 /// `config_path` is where the prediction comes from. Pure.
-Status compare(const Match& match, const Directory& directory, const std::string& config_path, layout::Layout& layout);
+Status compare(const Match& match, const Directory& directory, const Format& format, const std::string& config_path,
+               layout::Layout& layout);
 
 }  // namespace reshard::format

@@ -74,7 +74,8 @@ Expected<std::shared_ptr<const layout::Canon>> select(const layout::Layout& layo
     if (layers.size() < kept[t].size()) tensor.layers = std::move(layers);
     tensors.push_back(std::move(tensor));
   }
-  if (tensors.empty()) return usage_error("--include and --exclude leave nothing to convert");
+  if (tensors.empty())
+    return usage_error("--include and --exclude leave nothing; `reshard inspect` lists the names of tensors");
   return std::make_shared<const layout::Canon>(std::move(tensors), layout.canon().scope());
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "side_files.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <filesystem>
@@ -124,18 +126,22 @@ Status SideFiles::read(const std::string& role, const std::string& folder, const
   return {};
 }
 
-std::pair<std::string, std::string> place_of_config(const std::string& config_from,
-                                                    const std::vector<std::string>& names) {
+Expected<std::pair<std::string, std::string>> place_of_config(const std::string& config_from, std::string_view format,
+                                                              const std::vector<std::string>& names) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(config_from, ignored)) return {config_from, ""};
-  const auto there = std::find_if(names.begin(), names.end(),
-                                  [&](const std::string& name) { return exists(path_of(config_from, name)); });
-  return {config_from, there == names.end() ? names.back() : *there};
+  if (!std::filesystem::is_directory(config_from, ignored)) return std::pair(config_from, std::string());
+  for (const std::string& name : names) {
+    if (exists(path_of(config_from, name))) return std::pair(config_from, name);
+  }
+  return input_error(fmt::format("--config-from {}: has no {}; a source of format {} takes its config from {}",
+                                 config_from, join(names, " and no "), format,
+                                 names.size() == 1 ? "that file alone" : "these alone"));
 }
 
-Status SideFiles::read_config_from(const SourceOptions& options, const std::vector<std::string>& names) {
-  const auto [folder, file] = place_of_config(options.config_from, names);
-  return read("config", folder, file, io::Follow::all);
+Status SideFiles::read_config_from(const SourceOptions& options, std::string_view format,
+                                   const std::vector<std::string>& names) {
+  RESHARD_TRY(const auto place, place_of_config(options.config_from, format, names));
+  return read("config", place.first, place.second, io::Follow::all);
 }
 
 void SideFiles::keep_own(const std::string& folder, const std::string& relative, io::Follow follow) {

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,10 +19,10 @@ bool has_tokenizer(const std::vector<Sidecar>& carried);
 
 inline constexpr const char* kOwn = "own";  ///< role of a config that --config-from replaces
 
-/// Folder and name in it of the config that --config-from names: the file itself, or the first of `names` that is
-/// there, or else the last of them. Local.
-std::pair<std::string, std::string> place_of_config(const std::string& config_from,
-                                                    const std::vector<std::string>& names);
+/// Folder and name in it of the config that --config-from names for a source of `format`: the file itself, or in a
+/// folder the first of `names` that is there. Errors (input): a folder that has none of them. Local.
+Expected<std::pair<std::string, std::string>> place_of_config(const std::string& config_from, std::string_view format,
+                                                              const std::vector<std::string>& names);
 
 /// What rank 0 found beside the weights; the same on all ranks once it has travelled.
 struct SideFiles {
@@ -37,9 +38,8 @@ struct SideFiles {
   std::string pack() const;
   static SideFiles unpack(std::string_view bytes);
 
-  /// Reads what --config-from names: a JSON file, or the first of `names` that is there in a folder. Errors (input): as
-  /// read. Local.
-  Status read_config_from(const SourceOptions& options, const std::vector<std::string>& names);
+  /// Reads what --config-from names, a JSON file. Errors (input): as place_of_config, read. Local.
+  Status read_config_from(const SourceOptions& options, std::string_view format, const std::vector<std::string>& names);
   /// Keeps the text of the source's own config, which --config-from replaces, as the role kOwn; nothing where it has
   /// none that can be read. Local.
   void keep_own(const std::string& folder, const std::string& relative, io::Follow follow);

@@ -203,6 +203,11 @@ Status check_target(const Claim::Request& request) {
   const std::string parent = parent_of(target);
   std::error_code error;
   if (!fs::is_directory(parent, error)) {
+    std::string there = parent;  // or what is there of the folders above it
+    while (!exists(there) && there != parent_of(there)) there = parent_of(there);
+    if (!fs::is_directory(there, error)) {
+      return usage_error(fmt::format("{}: {} is not a folder; choose another path", target, there));
+    }
     return usage_error(fmt::format("{}: the folder {} does not exist; make it first", target, parent));
   }
   if (::access(parent.c_str(), W_OK | X_OK) != 0) return cannot_create(target, errno);

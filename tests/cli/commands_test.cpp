@@ -2,6 +2,7 @@
 // The program itself, on small checkpoints: every command, its answers, statuses and streams.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <regex>
 
 #include "tests/support/json_schema.h"
@@ -14,6 +15,7 @@ namespace {
 
 const std::string kData = source_dir() + "/tests/interop/hf/";
 const std::string kModel = kData + "llama-gqa";
+const std::string kNanotron = source_dir() + "/tests/interop/nanotron/llama-gqa-tp2-pp2";
 
 class Program : public ::testing::Test {
  protected:
@@ -76,6 +78,19 @@ TEST_F(Program, Inspect) {
   EXPECT_EQ(document("inspect " + shared)["bytes"], index["metadata"]["total_size"]);
 }
 
+// In Nanotron's files every array is called "data".
+TEST_F(Program, ArraysHaveTheNamesOfTheLayout) {
+  const nlohmann::json found = document("inspect " + kNanotron + " --include '*qkv*' --exclude '*.3.*'");
+  std::map<std::string, int> shards;
+  for (const auto& array : found["arrays"]) ++shards[array["name"]];
+  EXPECT_EQ(shards, (std::map<std::string, int>{{"model.decoder.0.pp_block.attn.qkv_proj.weight", 2},
+                                                {"model.decoder.1.pp_block.attn.qkv_proj.weight", 2},
+                                                {"model.decoder.2.pp_block.attn.qkv_proj.weight", 2}}));
+  EXPECT_SAYS(succeed("inspect " + kNanotron).out, "\nmodel.lm_head.pp_block.weight ");
+  const nlohmann::json plan = document("plan " + kNanotron + " null: --to hf --exclude 'model.final*'");
+  EXPECT_EQ(plan["dropped"], nlohmann::json::array({"model.final_layer_norm.pp_block.weight"}));
+}
+
 TEST_F(Program, Lists) {
   const nlohmann::json formats = document("list formats");
   bool found = false;
@@ -106,7 +121,10 @@ TEST_F(Program, PlanWritesNothingAndSaysItAll) {
   EXPECT_EQ(written, plan["target"]["bytes"].get<std::int64_t>());
   EXPECT_EQ(plan["padding"].size(), 2u);  // 259 tokens on two ranks
   const ProgramRun run = succeed(arguments + " --ranks 64");
-  for (const char* part : {"mean", "runs of", "read once", "dropped", "padded", "64 ranks"}) EXPECT_SAYS(run.out, part);
+  for (const char* part :
+       {"mean", "runs of", "read once", "dropped", "padded", "(64 ranks: --json has a row for each)"}) {
+    EXPECT_SAYS(run.out, part);
+  }
   EXPECT_FALSE(std::filesystem::exists(path("out")));
   EXPECT_EQ(document("convert --dry-run " + arguments.substr(5))["command"], "plan");
   EXPECT_FALSE(std::filesystem::exists(path("out")));
@@ -186,7 +204,17 @@ TEST_F(Program, Digest) {
 TEST_F(Program, PaddedVocabulariesAreSaid) {
   const ProgramRun made = succeed("convert " + kModel + " " + path("nt") + " --to nanotron --tp 2");
   EXPECT_SAYS(made.err, "the source has no tokenizer");
-  EXPECT_SAYS(succeed("digest " + path("nt")).err, "--vocab-size");
+  EXPECT_SAYS(succeed("digest " + path("nt")).err, "note: the vocabulary is taken as the 260 rows");
+  const std::string convert = "convert " + path("nt") + " " + path("out.h5") + " --overwrite --to hdf5";
+  EXPECT_EQ(succeed(convert + " --vocab-size 259").err.find("--vocab-size"), std::string::npos);
+  const ProgramRun kept = succeed("convert " + path("nt") + " " + path("nt2") + " --to nanotron --tp 4");
+  EXPECT_SAYS(kept.err, "note: the vocabulary is taken as the 260 rows");
+  // What has no rows of padding keeps them for good.
+  EXPECT_SAYS(succeed(convert).err, "warning: the vocabulary is taken as the 260 rows");
+  const ProgramRun late = reshard("digest " + path("out.h5") + " --vocab-size 259");
+  EXPECT_EQ(late.status, 2);
+  EXPECT_SAYS(late.err, "convert its source again with --vocab-size 259");
+  EXPECT_EQ(reshard("digest " + path("out.h5") + " --vocab-size 261").err.find("again"), std::string::npos);
   EXPECT_EQ(document("digest " + path("nt") + " --vocab-size 259")["digests"], document("digest " + kModel)["digests"]);
 }
 
@@ -277,7 +305,7 @@ TEST_F(Program, DiffMeasuresWhatDiffers) {
   for (const auto& line : found["lines"]) {
     if (line["equal"].get<bool>()) continue;
     ++different;
-    EXPECT_EQ(line["changed"], 1);  // NaN equals NaN
+    EXPECT_EQ(line["changed"], 1);  // the same NaN is equal
     EXPECT_EQ(line["max_abs"], 2.0);
     EXPECT_DOUBLE_EQ(line["mean_abs"].get<double>(), 2.0 / line["elements"].get<double>());
     EXPECT_LT(line["cosine"].get<double>(), 1.0);
@@ -290,6 +318,34 @@ TEST_F(Program, DiffMeasuresWhatDiffers) {
   put_file(path("b/model.safetensors"), head + one + one);
   const nlohmann::json infinite = document("diff " + path("a") + " " + path("b"), 1, 1);
   EXPECT_NE(infinite.dump().find("\"max_abs\":\"inf\""), std::string::npos);
+}
+
+// What diff calls equal verify does, and the other way round: also where only bits differ.
+TEST_F(Program, DiffAndVerifyCallTheSameEqual) {
+  succeed("convert " + kModel + " " + path("a") + " --to hf");
+  const std::string bytes = file_bytes(path("a/model.safetensors"));
+  const std::string head = bytes.substr(0, bytes.size() - 4);
+  std::filesystem::remove(path("a/reshard.json"));
+  std::filesystem::copy(path("a"), path("b"));
+  const std::string zero("\0\0", 2), minus_zero("\0\x80", 2), nan = "\xc0\x7f", other_nan = "\xc0\xff";
+  const auto compare = [&](const std::string& a, const std::string& b) {
+    put_file(path("a/model.safetensors"), head + zero + a);
+    put_file(path("b/model.safetensors"), head + zero + b);
+    const int status = reshard("diff " + path("a") + " " + path("b")).status;
+    EXPECT_EQ(reshard("verify " + path("b") + " --against " + path("a")).status, status);
+    EXPECT_EQ(reshard("diff " + path("a") + " " + path("b") + " --tolerance 1e-30").status, 0);
+    return status;
+  };
+  EXPECT_EQ(compare(zero, zero), 0);
+  EXPECT_EQ(compare(nan, nan), 0);
+  EXPECT_EQ(compare(nan, other_nan), 1);
+  EXPECT_EQ(compare(zero, minus_zero), 1);
+  const nlohmann::json found = document("diff " + path("a") + " " + path("b") + " --include norm", 1, 1);
+  ASSERT_EQ(found["lines"].size(), 1u) << found.dump();
+  EXPECT_EQ(found["lines"][0]["changed"], 1);
+  EXPECT_EQ(found["lines"][0]["max_abs"], 0.0);
+  EXPECT_EQ(found["lines"][0]["relative_l2"], 0.0);
+  EXPECT_SAYS(reshard("diff " + path("a") + " " + path("b")).out, "different: 1 of 39 tensors\n");
 }
 
 TEST_F(Program, DiffNamesWhatIsOnOneSideOnly) {
@@ -342,6 +398,16 @@ TEST_F(Program, GlobsThatMatchNothingAreSaid) {
   }
   warned("digest " + kModel + " --passthrough 'nom*'", "--passthrough");
   warned("convert " + kModel + " null: --to hf --keep-dtype 'nom*' --keep-dtype '*norm*'", "--keep-dtype");
+  // What a format calls an array counts, whatever its files call it, and what is left out as well.
+  for (const std::string& model : {kModel, kNanotron, "synthetic:" + kModel + "/config.json"}) {
+    for (const std::string& command : {"inspect " + model, "verify " + model, "plan " + model + " null: --to hf",
+                                       "diff " + model + " " + model, "verify " + model + " --against " + model}) {
+      const std::string choice = " --include '*.?.*' --exclude '*norm*'";
+      const ProgramRun run = succeed(command + choice, 2);
+      EXPECT_EQ(run.err.find("matches nothing"), std::string::npos) << command << "\n" << run.err;
+    }
+    warned("verify " + model + " --include '*.?.*' --exclude 'nom*'", "--exclude");
+  }
   // Names of lines count where two checkpoints are compared.
   EXPECT_EQ(succeed("diff " + kModel + " " + kModel + " --include 'attn.q*'").err, "");
 }
@@ -387,6 +453,17 @@ TEST_F(Program, ProgressGoesToStderr) {
   EXPECT_EQ(run.status, 0) << run.err;
   EXPECT_TRUE(std::regex_search(run.err, std::regex("reshard: convert +[0-9]+ %.*limit: (read|write)\n"))) << run.err;
   EXPECT_EQ(run.out.find("%"), std::string::npos);
+}
+
+// What has no share to tell is named once it has lasted as long as lines are apart.
+TEST_F(Program, ProgressNamesStages) {
+  const std::string plan = "plan " + kModel + " null: --to hf";
+  const auto run = [&](const std::string& more) {
+    return run_program(program(), plan + more, 1, "RESHARD_IO_THROTTLE=2KB,2KB").err;
+  };
+  EXPECT_TRUE(std::regex_search(run(" --progress 1"), std::regex("^reshard: plan: reading headers, 1\\.[0-9] s\n")));
+  EXPECT_EQ(run(" --progress 0").find("reading"), std::string::npos);
+  EXPECT_EQ(succeed(plan + " --progress 1").err.find("reading"), std::string::npos);
 }
 
 TEST_F(Program, SeveralRanksPrintOnce) {

@@ -84,7 +84,40 @@ TEST_F(Refusals, WhatIsInTheWay) {
   EXPECT_EQ(file_bytes(path("out/precious")), "data");
   EXPECT_FALSE(std::filesystem::exists(path("out.partial")));
   put_file(path("file/out"), "");
-  EXPECT_SAYS(refuse("convert " + kModel + " " + path("file/out/deeper") + " --to hf", 2), "deeper");
+  for (const std::string below : {"file/out/deeper", "file/out/deeper/still"}) {
+    EXPECT_SAYS(refuse("convert " + kModel + " " + path(below) + " --to hf", 2),
+                path(below) + ": " + path("file/out") + " is not a folder; choose another path");
+  }
+  EXPECT_SAYS(refuse("convert " + kModel + " " + path("file/new/deeper") + " --to hf", 2),
+              path("file/new") + " does not exist; make it first");
+}
+
+TEST_F(Refusals, ChoicesThatLeaveNothing) {
+  for (const std::string& command : {"verify " + kModel, "convert " + kModel + " " + path("out") + " --to hf"}) {
+    for (const std::string choice : {" --include nosuch", " --exclude '*'"}) {
+      EXPECT_SAYS(refuse(command + choice, 2), "--include and --exclude leave nothing; `reshard inspect` lists");
+    }
+  }
+  EXPECT_SAYS(refuse("diff " + kModel + " " + kModel + " --include nosuch", 2), "leave nothing to compare");
+  EXPECT_TRUE(nothing_left("out"));
+}
+
+// Of many differences the first are told, and how to see what there is.
+TEST_F(Refusals, MoreLayersThanTheConfigSays) {
+  std::filesystem::copy(kModel, path("model"));
+  std::string config = file_bytes(kModel + "/config.json");
+  const std::string layers = "\"num_hidden_layers\": 4";
+  ASSERT_NE(config.find(layers), std::string::npos);
+  put_file(path("model/config.json"), config.replace(config.find(layers), layers.size(), "\"num_hidden_layers\": 3"));
+  const std::string line = refuse("digest " + path("model"), 3);
+  EXPECT_SAYS(line, "is of layer 3 (counted from 0), but the configuration's number of layers is 3");
+  EXPECT_EQ(line.find("--passthrough carries"), std::string::npos) << line;
+  EXPECT_SAYS(line, "; and 4 more (reshard inspect --passthrough '*' lists all tensors)");
+  const ProgramRun run = run_program(program(), "inspect --passthrough '*' " + path("model"));
+  EXPECT_EQ(run.status, 0) << run.err;
+  for (const std::string name : {"model.layers.3.input_layernorm.weight", "model.layers.3.self_attn.v_proj.weight"}) {
+    EXPECT_SAYS(run.out, name);
+  }
 }
 
 TEST_F(Refusals, SourceAndTargetInsideOneAnother) {
@@ -129,6 +162,30 @@ TEST_F(Refusals, Sources) {
   }
   EXPECT_SAYS(refuse("convert " + path("cut") + " " + path("out") + " --to hf", 3, 3), "model.safetensors");
   EXPECT_TRUE(nothing_left("out"));
+}
+
+// A format takes its own configs alone, some also a config.json.
+TEST_F(Refusals, ConfigsOfAnotherFormat) {
+  for (const char* format : {"nanotron", "meta", "fairseq2", "llms_from_scratch"}) {
+    const std::string made = "convert " + kModel + " " + path(format) + " --to " + format;
+    ASSERT_EQ(run_program(program(), made).status, 0) << made;
+  }
+  std::filesystem::remove(path("nanotron/model_config.json"));
+  const auto inspect = [&](const char* format, const std::string& from) {
+    return "inspect " + path(format) + " --from " + format + " --config-from " + from;
+  };
+  EXPECT_SAYS(refuse(inspect("nanotron", kModel), 3),
+              "--config-from " + kModel +
+                  ": has no model_config.json; a source of format nanotron takes its config from that file alone");
+  EXPECT_SAYS(refuse(inspect("nanotron", kModel + "/config.json"), 3), "which a model_config.json of Nanotron says");
+  EXPECT_SAYS(refuse(inspect("meta", path("nanotron")), 3), ": has no params.json and no config.json; a source of");
+  EXPECT_SAYS(refuse(inspect("fairseq2", path("nanotron")), 3), ": has no model.yaml and no config.json; a source of");
+  EXPECT_SAYS(refuse(inspect("llms_from_scratch", path("nanotron")), 3), ": has no model.json and no config.json; a");
+  for (const char* format : {"meta", "fairseq2", "llms_from_scratch"}) {
+    for (const std::string& from : {path(format), kModel}) {
+      EXPECT_EQ(run_program(program(), inspect(format, from)).status, 0) << inspect(format, from);
+    }
+  }
 }
 
 // Nothing looks complete then, and --resume goes on.

@@ -176,6 +176,37 @@ TEST(HostileFormat, ConfigAgainstTheTensors) {
   EXPECT_SAYS(with("num_hidden_layers", 4'000'000'000'000), "num_hidden_layers");
   EXPECT_SAYS(with("vocab_size", 9'000'000'000'000'000'000), "overflow");
   EXPECT_SAYS(with("model_type", 7), "model_type");
+  // Of two checkpoints it has to be said which one is meant.
+  const std::vector<std::pair<const char*, json>> contradictions = {{"num_attention_heads", 7},
+                                                                    {"num_attention_heads", 0},
+                                                                    {"head_dim", 7},
+                                                                    {"head_dim", 0},
+                                                                    {"num_hidden_layers", 0},
+                                                                    {"num_hidden_layers", 70'000},
+                                                                    {"vocab_size", 9'000'000'000'000'000'000}};
+  for (const auto& [key, value] : contradictions) {
+    SCOPED_TRACE(key);
+    EXPECT_SAYS(with(key, value), "/c/config.json: ");
+  }
+  EXPECT_SAYS(with("num_attention_heads", 7), "/c/config.json: llama model: num_attention_heads (7) is not a multiple");
+}
+
+// What a rule describes is no stranger to be carried along: the config is wrong.
+TEST(HostileFormat, TensorsThatTheConfigLeavesOut) {
+  const auto error_of = [](const char* fixture, const char* key, const json& value) {
+    const Broken model(fixture);
+    model.edit("config.json", [&](json& config) { config[key] = value; });
+    const std::string error = model.error();
+    EXPECT_EQ(error.find("--passthrough carries"), std::string::npos) << error;
+    return error;
+  };
+  EXPECT_SAYS(
+      error_of("hf/llama-mha", "num_hidden_layers", 1),
+      "tensor model.layers.1.input_layernorm.weight [64] is of layer 1 (counted from 0), but the configuration's "
+      "number of layers is 1");
+  EXPECT_SAYS(error_of("hf/gpt2", "n_layer", 1), "is of layer 1 (counted from 0), but");
+  EXPECT_SAYS(error_of("hf/mixtral", "num_local_experts", 2), "but the configuration's number of experts is 2");
+  EXPECT_SAYS(error_of("hf/qwen3", "attention_bias", true), "bias is missing");
 }
 
 TEST(HostileFormat, AHeadThatIsNeitherTiedNorThere) {

@@ -217,7 +217,7 @@ std::vector<DeviceCase> conversions() {
     put_file(folder.path("config.json"), config.dump());
     const auto comm = comm::make_self_comm();
     app::Engines engines(app::DeviceWish::cpu, app::ExchangeWish::automatic);
-    app::Context context{*comm, engines, library(), "test", "test", {}, {}, {}, {}};
+    app::Context context{*comm, engines, library(), "test", "test", {}, {}, {}, {}, {}};
     app::Options options;
     options.src = "synthetic:" + folder.path("config.json");
     options.dst = app::kNullTarget;

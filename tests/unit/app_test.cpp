@@ -6,10 +6,14 @@
 #include <limits>
 #include <vector>
 
+#include "reshard/app/convert.h"
 #include "reshard/app/digest.h"
 #include "reshard/app/document.h"
 #include "src/app/compare.h"
 #include "src/app/selection.h"
+#include "tests/support/files.h"
+#include "tests/support/naive_checkpoint.h"
+#include "tests/support/paths.h"
 
 namespace reshard::app {
 namespace {
@@ -44,16 +48,34 @@ TEST(CompareElements, EqualBlocksCountInTheNorms) {
   EXPECT_EQ(sums.products, 20002);
 }
 
-TEST(CompareElements, NanEqualsNanAndNothingElse) {
+TEST(CompareElements, NanEqualsItselfAndNothingElse) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
-  PairSums sums = compare<float>(DType::f32, {nan, infinity, -0.0f, 1}, {-nan, infinity, 0.0f, 1});
-  EXPECT_EQ(sums.changed, 0);
-  EXPECT_EQ(sums.max_abs, 0);
+  PairSums sums = compare<float>(DType::f32, {nan, infinity, 1}, {nan, infinity, 2});
+  EXPECT_EQ(sums.changed, 1);
+  EXPECT_EQ(sums.max_abs, 1);
   EXPECT_EQ(sums.a_squares, 1);
+  sums = compare<float>(DType::f32, {nan, 1}, {-nan, 1});
+  EXPECT_EQ(sums.changed, 1);
+  EXPECT_EQ(sums.max_abs, 0);
   sums = compare<float>(DType::f32, {nan, infinity, infinity}, {1, -infinity, 2});
   EXPECT_EQ(sums.changed, 3);
   EXPECT_TRUE(std::isinf(sums.max_abs));
   EXPECT_EQ(sums.a_squares + sums.b_squares + sums.squares, 0);
+}
+
+// Equal is what has equal digests: bits as they are widened, so that a NaN made quiet is the same.
+TEST(CompareElements, BitsThatNoDifferenceShowsCount) {
+  const std::vector<PairSums> all = {
+      compare<std::uint16_t>(DType::bf16, {0, 1}, {0x8000, 1}), compare<std::uint16_t>(DType::f16, {0, 1}, {0x8000, 1}),
+      compare<std::uint8_t>(DType::f8_e4m3, {0, 1}, {0x80, 1}), compare<float>(DType::f32, {0.0f, 1}, {-0.0f, 1}),
+      compare<double>(DType::f64, {0.0, 1}, {-0.0, 1})};
+  for (const PairSums& sums : all) {
+    EXPECT_EQ(sums.changed, 1);
+    EXPECT_EQ(sums.max_abs, 0);
+    EXPECT_EQ(sums.squares, 0);
+  }
+  EXPECT_EQ(compare<std::int64_t>(DType::i64, {Index{1} << 53}, {(Index{1} << 53) + 1}).changed, 1);
+  EXPECT_EQ(compare<std::uint16_t>(DType::bf16, {0x7F81}, {0x7FC1}).changed, 0);
 }
 
 TEST(CompareElements, KnowsEveryDTypeOfWholeBytes) {
@@ -106,6 +128,25 @@ TEST(Document, TablesMayLieAnywhere) {
             "{\n  \"l\": [\n    [\n      {\"a\":1},\n      [2,3]\n    ]\n  ]\n}\n");
   EXPECT_EQ(document_text(make_table("")), "[]\n");
   EXPECT_EQ(document_text(make_table("1\n2")), "[\n  1,\n  2\n]\n");
+}
+
+TEST(Convert, TellsItsStages) {
+  const test::TemporaryFolder folder;
+  const auto comm = comm::make_self_comm();
+  Engines engines(DeviceWish::cpu, ExchangeWish::automatic);
+  std::vector<std::string> stages;
+  const auto stage = [&](const std::string& name) {
+    if (stages.empty() || stages.back() != name) stages.push_back(name);
+  };
+  const auto progress = [&](const Moment&) { stage("(stream)"); };
+  Context context{*comm, engines, test::library(), "test", "test", {}, {}, stage, progress, {}};
+  Options options;
+  options.src = test::source_dir() + "/tests/interop/hf/llama-gqa";
+  options.dst = folder.path("out");
+  options.to = "nanotron";
+  ASSERT_TRUE(convert(context, options));
+  EXPECT_EQ(stages, (std::vector<std::string>{"reading headers", "planning", "claiming the output", "starting",
+                                              "(stream)", "checking the source", "committing"}));
 }
 
 TEST(Selection, ExcludeWinsOverInclude) {

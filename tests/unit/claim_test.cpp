@@ -159,7 +159,8 @@ TEST_F(ClaimTest, RefusesTargetsThatCannotBeMade) {
   for (const std::string path : {"", "/", ".", "..", "x/.."})
     expect_refused(request(path), "not a path that can be made");
   test::put_file(folder_.path("file"), "");
-  expect_refused(request(folder_.path("file/dst")), "does not exist");
+  expect_refused(request(folder_.path("file/dst")), folder_.path("file") + " is not a folder; choose another path");
+  expect_refused(request(folder_.path("file/no/dst")), folder_.path("file") + " is not a folder");
   fs::create_directory(folder_.path("real"));
   fs::create_symlink(folder_.path("real"), dst_);
   auto asked = request(dst_);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "src/cli/command_line.h"
 #include "src/cli/progress.h"
 #include "src/cli/text_table.h"
@@ -257,6 +260,52 @@ TEST(ProgressLine, TellsWhatIsDoneAndWhoIsWaitedFor) {
   EXPECT_SAYS(line, "52.4 MB/s");
   EXPECT_SAYS(line, "6.0 s left");
   EXPECT_SAYS(line, "limit: write");
+}
+
+// A log has a line of a stage for each interval that it lasts: none of a short one, none after its end.
+TEST(ProgressPrinter, NamesStagesThatLast) {
+  using std::this_thread::sleep_for;
+  using namespace std::chrono_literals;
+  testing::internal::CaptureStderr();
+  {
+    ProgressPrinter printer("convert", {false, 0.2}, false);
+    printer.stage("reading headers");
+    printer.stage("planning");
+    sleep_for(500ms);
+    printer.update({});
+    sleep_for(300ms);
+    printer.stage("committing");
+    sleep_for(300ms);
+    printer.end();
+    sleep_for(300ms);
+  }
+  const std::string lines = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(lines.find("reading headers"), std::string::npos) << lines;
+  const std::size_t committing = lines.find("reshard: convert: committing, ");
+  ASSERT_NE(committing, std::string::npos) << lines;
+  EXPECT_LT(lines.find("reshard: convert: planning, "), committing) << lines;
+  EXPECT_EQ(lines.find("planning", committing), std::string::npos) << lines;
+}
+
+TEST(ProgressPrinter, RewritesOneLineOfATerminal) {
+  testing::internal::CaptureStderr();
+  {
+    ProgressPrinter printer("convert", {true, 10}, true);
+    printer.stage("planning");
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  }
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(text.find('\n'), std::string::npos);
+  EXPECT_SAYS(text, "\rconvert: planning, ");
+  EXPECT_TRUE(text.ends_with("\r\x1b[K"));
+}
+
+TEST(ProgressPrinter, SaysNothingWhereNothingIsWanted) {
+  testing::internal::CaptureStderr();
+  ProgressPrinter printer("convert", {false, 0}, false);
+  printer.stage("planning");
+  printer.update({{}, 1, 1});
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
 TEST(TextTable, AlignsItsColumns) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 
 #include "src/format/hf_cache.h"
 #include "tests/support/files.h"
@@ -123,6 +124,68 @@ TEST(HfCache, OpensSnapshots) {
   EXPECT_EQ(test::line_values(*opened), test::line_values(*plain));
   EXPECT_EQ(opened->probe.carried.size(), 1u);
   EXPECT_SAYS(absent, "hf download org/absent");
+}
+
+// Whatever else is wrong with a snapshot that was fetched in part, the command that fetches the rest is named.
+TEST(HfCache, NamesTheCommandThatFetchesTheRest) {
+  namespace fs = std::filesystem;
+  const test::TemporaryFolder cache;
+  const std::string snapshot = cache.path("models--org--name/snapshots/0123abcd");
+  test::put_file(cache.path("models--org--name/refs/main"), "0123abcd");
+  ::setenv("HF_HUB_CACHE", cache.path().c_str(), 1);
+  const auto error_of = [&](const std::function<void()>& change, const std::string& name = "org/name") {
+    fs::remove_all(snapshot);
+    fs::create_directories(snapshot);
+    fs::copy(test::fixture("hf/llama-gqa-sharded"), snapshot);
+    change();
+    return test::open_error(name);
+  };
+  const auto leave = [&](const std::string& only) {
+    for (const auto& file : fs::directory_iterator(snapshot)) {
+      if (file.path().filename() != only) fs::remove(file.path());
+    }
+  };
+  const std::string shard = snapshot + "/model-00002-of-00005.safetensors",
+                    advice = "; to fetch what is missing: hf download org/name";
+  EXPECT_SAYS(error_of([&] { leave("config.json"); }), advice);  // as AutoConfig leaves it
+  EXPECT_SAYS(error_of([&] { leave("model-00001-of-00005.safetensors"); }), advice);
+  EXPECT_SAYS(error_of([&] { leave(""); }), advice);
+  EXPECT_SAYS(error_of([&] {
+                leave("config.json");
+                test::put_file(snapshot + "/original/consolidated.00.pth", "");
+              }),
+              advice);
+  EXPECT_SAYS(error_of([&] { fs::remove(shard); }), "which is not there" + advice);
+  EXPECT_SAYS(error_of([&] { fs::remove(shard); }, "org/name@0123abcd"), advice + " --revision 0123abcd");
+  const auto dangle = [&](const std::string& file) {
+    fs::remove(file);
+    fs::create_symlink("../../blobs/gone", file);
+  };
+  EXPECT_SAYS(error_of([&] { dangle(shard); }), advice);
+  EXPECT_SAYS(error_of([&] { dangle(snapshot + "/config.json"); }), advice);
+  EXPECT_SAYS(error_of([&] { dangle(snapshot + "/model.safetensors.index.json"); }), advice);
+  // Nothing is missing of these.
+  EXPECT_EQ(error_of([&] { test::put_file(snapshot + "/config.json", "{}"); }).find("hf download"), std::string::npos);
+  EXPECT_EQ(error_of([&] { fs::resize_file(shard, 9); }).find("hf download"), std::string::npos);
+  EXPECT_EQ(error_of([&] {
+              test::put_file(
+                  snapshot + "/pytorch_model.bin.index.json",
+                  R"({"metadata": {}, "weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}})");
+              fs::resize_file(shard, 9);
+            }).find("hf download"),
+            std::string::npos);
+  const auto other_format = [&](const std::string& config, const std::string& weights) {
+    return error_of([&] {
+      leave("");
+      test::put_file(snapshot + "/" + config, "{}");
+      test::put_file(snapshot + "/" + weights, "");
+    });
+  };
+  EXPECT_EQ(other_format("params.json", "consolidated.00.pth").find("hf download"), std::string::npos);
+  EXPECT_EQ(other_format("model_config.json", "model/lm_head/weight.safetensors").find("hf download"),
+            std::string::npos);
+  EXPECT_EQ(other_format("README.md", "llama3.pth").find("hf download"), std::string::npos);
+  ::unsetenv("HF_HUB_CACHE");
 }
 
 }  // namespace

@@ -346,6 +346,39 @@ TEST(Nanotron, FindsTheStepOfARun) {
   EXPECT_SAYS(test::open_error(run.path(), options), "there is no step 7; there is 900, 1000");
   test::put_file(run.path("latest.txt"), "../x");
   EXPECT_SAYS(test::open_error(run.path()), "not the number of a step");
+  fs::remove(run.path("latest.txt"));
+  EXPECT_SAYS(test::open_error(run.path()),
+              run.path() + ": has no latest.txt; give the folder of a step, or --step: there is 900, 1000");
+  options.step = 1000;
+  const auto later = test::open(run.path(), options);
+  ASSERT_TRUE(later) << later.error().message;
+  EXPECT_EQ(later->probe.directory.root, run.path("1000"));
+}
+
+// All entries are called "data": the file tells which parameter it is.
+TEST(Nanotron, NamesArraysByTheirFiles) {
+  namespace fs = std::filesystem;
+  const test::TemporaryFolder folder;
+  const std::string path = folder.path("nt"), known = "/model/model/decoder/0/pp_block/input_layernorm/";
+  fs::copy(test::fixture("nanotron/llama-gqa-tp2-pp2"), path, fs::copy_options::recursive);
+  for (const std::string unknown : {"/model/model/extra/norm/", "/model/model/decoder/7/pp_block/input_layernorm/"}) {
+    fs::create_directories(path + unknown);
+    fs::copy(path + known + "model_weight.safetensors", path + unknown + "model_weight.safetensors");
+  }
+  const std::string error = test::open_error(path);
+  EXPECT_SAYS(error,
+              "tensor model.extra.norm.weight [64] is not known to the model; convert, verify and diff leave "
+              "it out with --exclude");
+  EXPECT_SAYS(error, "tensor model.decoder.7.pp_block.input_layernorm.weight [64] is of layer 7 (counted from 0), but");
+  EXPECT_EQ(error.find("--passthrough"), std::string::npos) << error;  // the format has no place for it
+  SourceOptions options;
+  options.exclude = {"*norm*"};
+  const auto part = test::open(path, options);
+  ASSERT_TRUE(part) << part.error().message;
+  EXPECT_EQ(part->dropped.size(), 2u + 4 + 4 + 1);
+  EXPECT_EQ(std::count(part->dropped.begin(), part->dropped.end(), "model.extra.norm.weight"), 1);
+  EXPECT_EQ(std::count(part->dropped.begin(), part->dropped.end(), "model.final_layer_norm.pp_block.weight"), 1);
+  for (const std::string& name : array_names(*part)) EXPECT_NE(name, "data");
 }
 
 }  // namespace

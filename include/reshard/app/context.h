@@ -20,8 +20,9 @@ struct Moment {
   double elapsed_s = 0;
 };
 
-/// What a command runs in, and whom it tells things while it runs. The functions are called on rank 0 only, `progress`
-/// about ten times a second; they may be empty.
+/// What a command runs in, and whom it tells things while it runs. The functions are called on rank 0 only; they may be
+/// empty. `stage` is told what a command turns to ("reading headers"), `progress` about ten times a second how a stream
+/// stands.
 struct Context {
   comm::Comm& comm;
   Engines& engines;
@@ -30,6 +31,7 @@ struct Context {
   std::string command;  ///< the command line, for reports
   std::function<void(const std::string&)> note;
   std::function<void(const std::string&)> warning;
+  std::function<void(const std::string&)> stage;
   std::function<void(const Moment&)> progress;
   /// Asked on every rank while streaming: why to stop ("interrupted by SIGTERM"), or an empty text.
   std::function<std::string()> interruption;

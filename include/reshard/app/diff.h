@@ -11,8 +11,8 @@
 
 namespace reshard::app {
 
-/// How two tensors of the same shape differ. NaN equals NaN; a value that is not finite on one side only counts as
-/// changed by infinity, and stays out of the means.
+/// How two tensors of the same shape differ. What has other bits has changed, as it has another digest: -0 and +0, or
+/// two NaNs, by 0; else what is not finite by infinity, and it stays out of the means.
 struct LineDifference {
   std::string name;
   Shape shape;
@@ -39,7 +39,9 @@ struct DiffResult {
   std::vector<Mismatch> mismatches;
   StreamReport stream;
 
-  bool within(const LineDifference& line) const { return line.changed == 0 || line.max_abs <= tolerance; }
+  bool within(const LineDifference& line) const {
+    return line.changed == 0 || (tolerance > 0 && line.max_abs <= tolerance);
+  }
   bool equal() const;  ///< no mismatch, and all lines within tolerance
 };
 

@@ -48,6 +48,7 @@ struct SourceOptions {
   Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
   std::string model;     ///< name of the model, for a source that lacks a config (fairseq2)
   Index step = -1;       ///< of a run directory
+  std::string to;        ///< format that it is converted to, for notes on what that cannot hold; empty: none
   io::Follow follow = io::Follow::cache;
   std::vector<std::string> passthrough;       ///< globs
   std::vector<std::string> include, exclude;  ///< globs of stored names; what they leave out is not converted
@@ -146,6 +147,8 @@ class Format {
   /// The form of a path by which predicted and found files are matched, where the table names files: parts that nobody
   /// can predict cut out (Nanotron's pipeline rank). Pure.
   virtual std::string file_key(const std::string& path) const { return path; }
+  /// Name of a stored array that no rule predicts, in the manner of the table's own names. Pure.
+  virtual std::string array_name(const std::string& file, const std::string& entry) const;
   /// Do the format's own writers store copies of one tensor that differ? The first one counts then. Pure.
   virtual bool copies_may_differ() const { return false; }
   /// Do loaders take the tokenizer from the checkpoint's own folder? Pure.
@@ -185,7 +188,7 @@ struct Checkpoint {
   /// Arrays that no table describes: those of the family generic, or those that passthrough carries.
   std::vector<model::NamedArray> named;
   std::vector<model::Tie> ties;
-  std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded
+  std::vector<std::string> dropped;  ///< stored arrays that hold no weight, or were excluded, by array_names
   io::Follow follow = io::Follow::cache;
   bool synthetic = false;                      ///< no file exists: the bytes are generated
   std::shared_ptr<const Generator> generator;  ///< of a synthetic source
@@ -220,6 +223,10 @@ struct Target {
 /// files.
 Expected<Target> describe_target(const Checkpoint& source, const std::string& format, const TargetOptions& options,
                                  const model::Library& library);
+
+/// The name of each entry of probe.directory: the layout's own where it is an array of it, else Format::array_name.
+/// Pure.
+std::vector<std::string> array_names(const Checkpoint& checkpoint);
 
 /// Digest lines that an array holds (parts of), rising. Pure.
 std::vector<Index> lines_of(const layout::Layout& layout, std::uint32_t array);

@@ -30,6 +30,25 @@ class Busy {
   Clock::time_point start_ = Clock::now();
 };
 
+/// A round that goes past its slots would spoil others: a defect of whoever planned it, told before a byte of it moves.
+Status check_fits(const plan::Schedule& schedule, Index number, const plan::Round& round) {
+  const auto check = [&](plan::Slot slot, const auto& pieces) -> Status {
+    const Index size = schedule.slot_bytes(slot);
+    for (const auto& piece : pieces) {
+      if (piece.slot_offset >= 0 && piece.length >= 0 && piece.length <= size - piece.slot_offset) continue;
+      return run_error(fmt::format(
+          "the plan is wrong: round {} puts {} bytes at byte {} of a slot of {}; please report this, with the "
+          "command",
+          number, piece.length, piece.slot_offset, size));
+    }
+    return {};
+  };
+  RESHARD_CHECK(check(plan::Slot::source, round.reads));
+  RESHARD_CHECK(check(plan::Slot::outgoing, round.sends));
+  RESHARD_CHECK(check(plan::Slot::received, round.receives));
+  return check(plan::Slot::output, round.writes);
+}
+
 }  // namespace
 
 Pipeline::Pipeline(const plan::Schedule& schedule, const Slots& slots, const Slots* device_slots, SourceFiles& sources,
@@ -129,9 +148,12 @@ void Pipeline::open_round(Lock& lock) {
   opening_ = true;
   const Index number = next_open_;
   lock.unlock();
-  auto work = std::make_shared<RoundWork>(number, schedule_.round(number), grain_);
+  plan::Round round = schedule_.round(number);
+  Status fits = check_fits(schedule_, number, round);
+  Work work = fits ? std::make_shared<RoundWork>(number, std::move(round), grain_) : nullptr;
   lock.lock();
   opening_ = false;
+  if (!fits) return set_error(std::move(fits).error());
   ++next_open_;
   window_.push_back(work);
   retire();

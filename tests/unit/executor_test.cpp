@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 
+#include "tests/support/says.h"
 #include "tests/support/seed.h"
 #include "tests/support/streams.h"
 
@@ -193,6 +195,33 @@ TEST(Executor, SeveralFailuresGiveTheLowestRanksError) {
   exec::Options options;
   options.io_threads = 1;
   expect_all_fail(run(job, options, hooks), "rank 1: no file 1", Code::input);
+}
+
+TEST(Executor, ARoundThatGoesPastItsSlotIsRefused) {
+  std::mt19937_64 random(4);
+  for (const std::size_t slot : {0u, 1u, 2u, 3u}) {
+    test::JobShape shape;
+    shape.ranks = 3;
+    shape.exchange = true;
+    Job job = test::random_job(random, shape);
+    Index most = 0;
+    const auto note = [&](const auto& pieces) {
+      for (const auto& piece : pieces) most = std::max(most, piece.slot_offset + piece.length);
+    };
+    for (const plan::Round& round : job.ranks[1].rounds) {
+      if (slot == 0) note(round.reads);
+      if (slot == 1) note(round.receives);
+      if (slot == 2) note(round.sends);
+      if (slot == 3) note(round.writes);
+    }
+    ASSERT_GT(most, 0);
+    job.ranks[1].slots[slot] = most - 1;
+    const Ran got = run(job, random_options(random));
+    for (const auto& outcome : got.outcomes) {
+      ASSERT_FALSE(outcome);
+      EXPECT_SAYS(outcome.error().message, "rank 1: the plan is wrong: round ");
+    }
+  }
 }
 
 TEST(Executor, AFailingFinishIsAFailure) {

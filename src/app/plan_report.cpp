@@ -19,7 +19,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr Index kRunBuckets[] = {0, 256, 4 * kKiB, 64 * kKiB, kMiB, 16 * kMiB};
-constexpr double kReadOnce = 1.01;
 
 /// Length of the runs of a copy on one side, in elements. The loops are ordered by falling stride of that side.
 template <class Stride>
@@ -154,7 +153,7 @@ PlanReport report_of(const Conversion& conversion, const Options& options, const
   report.plan_bytes = plan.memory_bytes();
   report.slot_bytes = plan.slot_memory_bytes();
   report.read_once_budget = plan.read_once_budget();
-  if (report.amplification > kReadOnce) {
+  if (report.amplification > plan::kReadOnce) {
     report.amplification_reason =
         report.read_once_budget > report.memory_budget
             ? fmt::format("--memory-budget {} is below {}, with which every byte is read once",

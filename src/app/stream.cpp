@@ -129,7 +129,6 @@ format::SourceOptions source_options(const Options& options) {
   source.tokenizer_from = options.tokenizer_from;
   source.vocab_size = options.vocab_size;
   source.step = options.step;
-  source.to = options.to;
   source.follow = options.follow_symlinks ? io::Follow::all : io::Follow::cache;
   source.passthrough = options.passthrough;
   source.include = options.include;

@@ -24,7 +24,7 @@ class NcclGroups : public Groups {
   ~NcclGroups() override {
     if (communicator_ != nullptr && !aborting_) {
       Result result = nccl_.finalize(communicator_);
-      if (result == Result::in_progress) result = settled(least_patience());
+      if (result == Result::in_progress) result = settled(end_patience_);
       if (result == Result::success) {
         nccl_.destroy(communicator_);
       } else {
@@ -32,7 +32,7 @@ class NcclGroups : public Groups {
       }
     }
     if (!aborter_.joinable()) return;
-    for (const auto start = Clock::now(); !*aborted_ && Clock::now() - start < least_patience();) {
+    for (const auto start = Clock::now(); !*aborted_ && Clock::now() - start < end_patience_;) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     // One that hangs is left behind: the process is about to end.
@@ -94,10 +94,6 @@ class NcclGroups : public Groups {
   }
 
  private:
-  std::chrono::duration<double> least_patience() const {
-    return std::min(patience_, std::chrono::duration<double>(10));
-  }
-
   /// What became of the start of a group.
   struct Launch {
     std::unique_ptr<Pending> done;  // set when all of it is in the queue
@@ -171,6 +167,7 @@ class NcclGroups : public Groups {
   Nccl& nccl_;
   Device& device_;
   const std::chrono::duration<double> patience_;
+  const std::chrono::duration<double> end_patience_ = std::min(patience_, std::chrono::duration<double>(10));
   Nccl::Communicator communicator_ = nullptr;
   std::shared_ptr<Launch> launching_;  // of the group that is not all in the queue yet
   bool aborting_ = false;

@@ -81,13 +81,20 @@ MessageExchange::InFlight& MessageExchange::at(Index number) {
   return in_flight_[static_cast<std::size_t>(number - first_)];
 }
 
+/// Where a message lies. While draining only its length counts: that of a round that goes past its slots, which no
+/// pipeline opens, lies elsewhere.
+std::span<std::byte> MessageExchange::room(plan::Slot slot, Index number, const plan::Message& message) {
+  const std::span<std::byte> all = slots_.at(slot, number);
+  const auto offset = static_cast<std::size_t>(message.slot_offset), length = static_cast<std::size_t>(message.length);
+  if (draining_ && (offset > all.size() || length > all.size() - offset)) return spare_.emplace_back(length);
+  return all.subspan(offset, length);
+}
+
 void MessageExchange::post_receives(Index number, const plan::Round& round) {
   InFlight& in_flight = at(number);
   in_flight.receives_posted = true;
-  const std::span<std::byte> slot = slots_.at(plan::Slot::received, number);
   for (const plan::Message& message : round.receives) {
-    const auto bytes =
-        slot.subspan(static_cast<std::size_t>(message.slot_offset), static_cast<std::size_t>(message.length));
+    const std::span<std::byte> bytes = room(plan::Slot::received, number, message);
     in_flight.receives.push_back({comm_.receive(bytes, message.peer, tag_of(number)), message.length});
   }
 }
@@ -95,10 +102,8 @@ void MessageExchange::post_receives(Index number, const plan::Round& round) {
 void MessageExchange::post_sends(Index number, const plan::Round& round) {
   InFlight& in_flight = at(number);
   in_flight.sends_posted = true;
-  const std::span<const std::byte> slot = slots_.at(plan::Slot::outgoing, number);
   for (const plan::Message& message : round.sends) {
-    const auto bytes =
-        slot.subspan(static_cast<std::size_t>(message.slot_offset), static_cast<std::size_t>(message.length));
+    const std::span<const std::byte> bytes = room(plan::Slot::outgoing, number, message);
     in_flight.sends.push_back({comm_.send(bytes, message.peer, tag_of(number)), message.length});
   }
 }

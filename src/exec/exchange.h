@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "pipeline.h"
@@ -67,6 +68,7 @@ class MessageExchange : public Exchange {
   };
 
   InFlight& at(Index number);
+  std::span<std::byte> room(plan::Slot slot, Index number, const plan::Message& message);
   void post_receives(Index number, const plan::Round& round);
   void post_sends(Index number, const plan::Round& round);
 
@@ -78,6 +80,7 @@ class MessageExchange : public Exchange {
   Index first_ = 0;                 // number of in_flight_.front()
   Index next_receive_ = 0, next_send_ = 0;
   bool draining_ = false;
+  std::deque<std::vector<std::byte>> spare_;  // for messages that are drained and fit no slot
 };
 
 /// By groups of transfers between devices, one per round, empty ones too: a round's group is started when all of it is

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <regex>
 #include <set>
 #include <unordered_map>
 
@@ -16,6 +15,7 @@
 #include "reshard/base/text.h"
 #include "reshard/container/weight_map.h"
 #include "reshard/io/json.h"
+#include "reshard/layout/expression.h"
 #include "side_files.h"
 #include "tiktoken.h"
 
@@ -38,23 +38,6 @@ bool names_files(const layout::Table& table) {
   return std::any_of(table.rules.begin(), table.rules.end(), [](const auto& rule) { return !rule.file.empty(); });
 }
 
-// "rank_{tp:02d}/part.safetensors" as an expression that captures the numbers in braces.
-std::regex file_expression(const std::string& pattern) {
-  std::string text;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] == '{') {
-      text += "([0-9]{1,9})";
-      i = std::min(pattern.find('}', i), pattern.size() - 1);
-    } else if (std::isalnum(static_cast<unsigned char>(pattern[i])) != 0) {
-      text += pattern[i];
-    } else {
-      text += '\\';
-      text += pattern[i];
-    }
-  }
-  return std::regex(text);
-}
-
 // Files that a table with file patterns knows, and the mesh that their names tell.
 struct NamedFiles {
   std::vector<std::string> weights;
@@ -68,15 +51,12 @@ NamedFiles match_names(const layout::Table& table, const std::vector<std::string
   const std::map<std::string, Index*> dims = {
       {"tp", &named.mesh.tp}, {"pp", &named.mesh.pp}, {"ep", &named.mesh.ep}, {"dp", &named.mesh.dp}};
   for (const std::string& pattern : patterns) {
-    const std::vector<std::string> names = layout::names_in(pattern);
-    const std::regex expression = file_expression(pattern);
     for (const std::string& file : files) {
-      std::smatch found;
-      if (!std::regex_match(file, found, expression)) continue;
+      const auto numbers = layout::read_off(pattern, file);
+      if (!numbers) continue;
       weights.insert(file);
-      for (std::size_t n = 0; n < names.size(); ++n) {
-        const Index number = std::stoll(found[n + 1].str());
-        if (const auto dim = dims.find(names[n]); dim != dims.end()) *dim->second = std::max(*dim->second, number + 1);
+      for (const auto& [name, number] : *numbers) {
+        if (const auto dim = dims.find(name); dim != dims.end()) *dim->second = std::max(*dim->second, number + 1);
       }
     }
   }

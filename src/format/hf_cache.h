@@ -25,8 +25,8 @@ std::string hub_cache();
 /// The command that fetches the model into the cache. Pure.
 std::string fetch_command(const HubName& name);
 
-/// Does a snapshot lack the blob behind a link, or at its top config.json, weights or a file that an index names?
-/// Local.
+/// Does a snapshot lack the blob behind a link, a file that an index names, or of config and weights one, as far as its
+/// names tell? A .bin index does not count beside safetensors. Local.
 bool is_partial(const std::string& snapshot);
 
 /// Folder of the snapshot in the cache; nothing is downloaded. Errors (input): not there, with the command that fetches

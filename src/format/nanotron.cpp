@@ -158,8 +158,7 @@ Expected<layout::Mesh> find_mesh(const SideFiles& found) {
 }
 
 // The stored vocabulary is padded to a multiple; only the user knows of how much.
-Status settle_vocabulary(const SourceOptions& options, const std::string& path, const model::Library& library,
-                         Probe& probe) {
+Status settle_vocabulary(const SourceOptions& options, const std::string& path, Probe& probe) {
   const Index stored = probe.spec.integer("vocab_size");
   if (stored % probe.mesh.tp != 0) {
     return input_error(fmt::format("{}: vocab_size {} is no multiple of the {} tensor-parallel ranks in the file names",
@@ -174,15 +173,10 @@ Status settle_vocabulary(const SourceOptions& options, const std::string& path, 
     probe.options.numbers["vocab_multiple"] = std::max<Index>(1, stored / probe.mesh.tp);
   } else {
     probe.spec.facts["vocab_padded"] = true;
-    const bool stays = options.to.empty() || library.options(options.to).has("vocab_multiple");
     probe.notes.push_back(
-        stays ? fmt::format("the vocabulary is taken as the {} rows that are stored; where these include padding, give "
-                            "the true number with --vocab-size",
-                            stored)
-              : fmt::format("warning: the vocabulary is taken as the {} rows that are stored; rows of padding among "
-                            "them become vocabulary, which format {} cannot tell apart later: --vocab-size N, the true "
-                            "number, cuts them off in this conversion",
-                            stored, options.to));
+        fmt::format("the vocabulary is taken as the {} rows that are stored; where these include padding, give the "
+                    "true number with --vocab-size",
+                    stored));
   }
   return {};
 }
@@ -224,7 +218,7 @@ Expected<Probe> NanotronFormat::probe(const std::string& path, const SourceOptio
   note_replaced(found, read_own(found, library), {}, probe);
   RESHARD_TRY(probe.mesh, find_mesh(found));
   probe.options.numbers["rope_interleaved"] = model.rope_interleaved ? 1 : 0;
-  RESHARD_CHECK(settle_vocabulary(options, config_path, library, probe));
+  RESHARD_CHECK(settle_vocabulary(options, config_path, probe));
   RESHARD_TRY(probe.directory, read_directory(found.root, found.weights, "safetensors", options.follow, comm));
   probe.spec.dtype = main_dtype(probe.directory, probe.spec.dtype);
   probe.carried = std::move(found.carried);

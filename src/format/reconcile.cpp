@@ -4,13 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
-#include <map>
-#include <optional>
-#include <string_view>
 #include <unordered_map>
 
 #include "reshard/base/text.h"
+#include "reshard/layout/expression.h"
 
 namespace reshard::format {
 
@@ -47,27 +44,6 @@ std::string advice(const layout::Layout& layout, const layout::Array& array) {
   return "";
 }
 
-// The numbers that stand in `name` in the places of {layer} and {expert}; nothing if it is not of the pattern's form.
-std::optional<std::map<std::string, Index>> fit(std::string_view pattern, std::string_view name) {
-  std::map<std::string, Index> numbers;
-  while (!pattern.empty()) {
-    if (pattern.front() != '{') {
-      if (name.empty() || name.front() != pattern.front()) return std::nullopt;
-      pattern.remove_prefix(1);
-      name.remove_prefix(1);
-      continue;
-    }
-    const std::size_t close = std::min(pattern.find('}'), pattern.size() - 1);
-    Index number = 0;
-    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (error != std::errc() || number < 0) return std::nullopt;
-    numbers[std::string(pattern.substr(1, close - 1))] = number;
-    pattern.remove_prefix(close + 1);
-    name.remove_prefix(static_cast<std::size_t>(end - name.data()));
-  }
-  return name.empty() ? std::optional(std::move(numbers)) : std::nullopt;
-}
-
 // Why a tensor that is stored is not known to the model, and what to do.
 std::string explain_unknown(const layout::Layout& layout, const std::string& name) {
   const auto& arrays = layout.arrays();
@@ -77,7 +53,7 @@ std::string explain_unknown(const layout::Layout& layout, const std::string& nam
   const auto& sizes = layout.canon().scope().numbers;
   bool is_known = false;
   for (const layout::ArrayRule& rule : layout.table().rules) {
-    const auto numbers = fit(rule.array, name);
+    const auto numbers = layout::read_off(rule.array, name);
     is_known = is_known || numbers;
     if (!numbers) continue;
     for (const std::string axis : {"layer", "expert"}) {

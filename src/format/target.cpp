@@ -166,6 +166,11 @@ Expected<Target> describe_target(const Checkpoint& source, const std::string& fo
     scope.numbers["vocab_multiple"] = options.vocab_multiple;
   } else if (options.vocab_multiple > 1) {
     return usage_error("--vocab-multiple: format " + format + " does not pad the vocabulary");
+  } else if (spec.facts.contains("vocab_padded")) {
+    target.notes.push_back(fmt::format(
+        "warning: rows of padding become part of the vocabulary, which format {} cannot tell apart later; --vocab-size "
+        "N, the true number, cuts them off in this conversion",
+        format));
   }
   const container::Container* container = container::find(table.container);
   if (container == nullptr) return usage_error("format " + format + ": there is no container " + table.container);

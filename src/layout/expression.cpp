@@ -205,6 +205,26 @@ Expected<std::string> fill_in(std::string_view pattern, const Lookup& lookup) {
   }
 }
 
+std::optional<std::map<std::string, Index>> read_off(std::string_view pattern, std::string_view text) {
+  std::map<std::string, Index> numbers;
+  while (true) {
+    const std::string_view plain = pattern.substr(0, pattern.find('{'));
+    if (!text.starts_with(plain)) return std::nullopt;
+    pattern.remove_prefix(plain.size());
+    text.remove_prefix(plain.size());
+    if (pattern.empty()) return text.empty() ? std::optional(std::move(numbers)) : std::nullopt;
+    const auto close = pattern.find('}');
+    const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    if (close == std::string_view::npos || digits == 0 || digits > 9) return std::nullopt;
+    const std::string_view name = pattern.substr(1, close - 1);
+    const Index number = std::stoll(std::string(text.substr(0, digits)));
+    const auto [known, fresh] = numbers.emplace(name.substr(0, name.find(':')), number);
+    if (!fresh && known->second != number) return std::nullopt;
+    pattern.remove_prefix(close + 1);
+    text.remove_prefix(digits);
+  }
+}
+
 std::vector<std::string> names_in(std::string_view pattern) {
   std::vector<std::string> names;
   while (true) {

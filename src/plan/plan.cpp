@@ -18,8 +18,6 @@
 namespace reshard::plan {
 namespace {
 
-constexpr double kReadOnce = 1.01;
-
 // So many rounds of a rank are many: more of them had better be larger. Messages shrink with rounds.
 constexpr Index kManyAlone = 256, kManyTogether = 64;
 
@@ -125,12 +123,13 @@ struct Plan::State {
   Index plan_bytes() const;
   Index needs(int slots_of_each) const { return plan_bytes() + options.table_bytes + slots_of_each * slot_sum(); }
   int owner_of(const Range& range) const { return span_owner[span_number(range)]; }
+  Owner owner() const {
+    return [this](const Range& range) { return owner_of(range); };
+  }
   Round round(int rank, std::size_t number) const {
     const bool exchange = route == Route::exchange;
     const Rounds& all = rounds[exchange ? 0 : static_cast<std::size_t>(rank)];
-    return spell_out(
-        inputs, all[number].targets, [this](const Range& range) { return owner_of(range); }, rank, options.ranks,
-        exchange);
+    return spell_out(inputs, all[number].targets, owner(), rank, options.ranks, exchange);
   }
   double amplification() const {
     return source_bytes == 0 ? 1.0 : static_cast<double>(bytes_read) / static_cast<double>(source_bytes);
@@ -253,9 +252,8 @@ void Plan::State::build(const Attempt& how) {
       }
     }
   } else {
-    const Owner owner = [this](const Range& range) { return owner_of(range); };
     for (const CutRound& round : rounds[0]) {
-      const RoundNeeds needs = needs_of_exchange(inputs, round.targets, owner, options.ranks);
+      const RoundNeeds needs = needs_of_exchange(inputs, round.targets, owner(), options.ranks);
       for (std::size_t slot = 0; slot < slots.size(); ++slot) note(static_cast<Slot>(slot), needs.slots[slot]);
       bytes_read += needs.bytes_read;
     }

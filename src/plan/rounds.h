@@ -71,10 +71,9 @@ void merge_ranges(std::vector<Range>& ranges, Index gap);
 
 /// What some target ranges need of the sources.
 struct Needed {
-  std::vector<Range>
-      blocks;            ///< short runs together with the gaps between them: tells whether two targets share sources
-  bool in_runs = false;  ///< blocks would read too much: only small gaps between runs are read
-  Index bytes = 0;       ///< to read; of runs, which may be too many to list, at most
+  std::vector<Range> blocks;  ///< short runs with the gaps between them: tell whether two targets share sources
+  bool in_runs = false;       ///< blocks would read too much: only small gaps between runs are read
+  Index bytes = 0;            ///< to read; of runs, which may be too many to list, at most
 };
 Needed needed_sources(const Inputs& inputs, std::span<const Range> targets);
 

@@ -49,6 +49,20 @@ TEST(Condition, Forms) {
   EXPECT_FALSE(holds("1 in nowhere", scope()));
 }
 
+TEST(Pattern, ReadOff) {
+  using Numbers = std::map<std::string, Index>;
+  EXPECT_EQ(read_off("layers.{layer}.w-{tp:03d}-of-{tp.size}", "layers.7.w-001-of-16"),
+            (Numbers{{"layer", 7}, {"tp", 1}, {"tp.size", 16}}));
+  EXPECT_EQ(read_off("plain", "plain"), Numbers{});
+  EXPECT_EQ(read_off("{tp}/{tp:02d}", "3/03"), (Numbers{{"tp", 3}}));
+  for (const char* other :
+       {"layers..w", "layers.x.w", "layers.-1.w", "layers.1.v", "layers.1.w2", "layers.1", "layers.1234567890.w", ""}) {
+    EXPECT_FALSE(read_off("layers.{layer}.w", other)) << other;
+  }
+  EXPECT_FALSE(read_off("{tp}/{tp:02d}", "3/04"));
+  EXPECT_FALSE(read_off("{tp", "3"));
+}
+
 TEST(Pattern, FillIn) {
   const auto lookup = [](std::string_view name) -> std::optional<Index> {
     if (name == "layer") return 7;

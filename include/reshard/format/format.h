@@ -48,7 +48,6 @@ struct SourceOptions {
   Index vocab_size = 0;  ///< true vocabulary; 0: as the source says
   std::string model;     ///< name of the model, for a source that lacks a config (fairseq2)
   Index step = -1;       ///< of a run directory
-  std::string to;        ///< format that it is converted to, for notes on what that cannot hold; empty: none
   io::Follow follow = io::Follow::cache;
   std::vector<std::string> passthrough;       ///< globs
   std::vector<std::string> include, exclude;  ///< globs of stored names; what they leave out is not converted

@@ -36,6 +36,10 @@ using Lookup = std::function<std::optional<Index>(std::string_view name)>;
 /// that name nothing are an error. Local.
 Expected<std::string> fill_in(std::string_view pattern, const Lookup& lookup);
 
+/// What fill_in put in the places of a pattern's names to make `text`; nothing, if it did not: other text, no digits or
+/// more than nine where a name stands, or one name with two numbers. Pure.
+std::optional<std::map<std::string, Index>> read_off(std::string_view pattern, std::string_view text);
+
 /// The names in braces of a pattern, in order: "layers.{layer}.w{expert}" gives layer, expert.
 std::vector<std::string> names_in(std::string_view pattern);
 

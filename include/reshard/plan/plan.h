@@ -18,6 +18,9 @@ namespace reshard::plan {
 /// It depends on the target alone, never on ranks, parts, budget, route or device.
 inline constexpr Index kSpanBytes = 16 * kMiB;
 
+/// Up to this read amplification the sources count as read once.
+inline constexpr double kReadOnce = 1.01;
+
 enum class Route {
   automatic,
   direct,    ///< the owner of a group of spans reads its sources itself
